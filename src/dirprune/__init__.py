@@ -1,0 +1,91 @@
+"""Prune a trained network by Dirichlet switches, with the posterior of every decision on show.
+
+The public names are imported when first used (PEP 562): torch, Pyro and ArviZ take seconds to
+import, and ``dirprune --help`` should not wait for them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .analysis.decide import decide
+    from .analysis.evidence import Scores, evidence
+    from .analysis.posterior import posterior
+    from .guides import AutoDirichlet
+    from .inference.fit import Fit, fit
+    from .inference.training import finetune, train
+    from .model.decision import Decision
+    from .model.errors import DirpruneError
+    from .model.sites import Site
+    from .model.storage import load, save
+    from .model.surgery import mask, prune
+    from .model.switched import SwitchedNetwork
+
+    __version__: str
+
+__all__ = [
+    "AutoDirichlet",
+    "Decision",
+    "DirpruneError",
+    "Fit",
+    "Scores",
+    "Site",
+    "SwitchedNetwork",
+    "__version__",
+    "decide",
+    "evidence",
+    "finetune",
+    "fit",
+    "load",
+    "mask",
+    "posterior",
+    "prune",
+    "save",
+    "train",
+]
+
+# Where each name lives. The three lists of this file are written out because type checkers read the
+# first two without running anything; a test compares them.
+_HOME = {
+    "AutoDirichlet": "guides",
+    "Decision": "model.decision",
+    "DirpruneError": "model.errors",
+    "Fit": "inference.fit",
+    "Scores": "analysis.evidence",
+    "Site": "model.sites",
+    "SwitchedNetwork": "model.switched",
+    "decide": "analysis.decide",
+    "evidence": "analysis.evidence",
+    "finetune": "inference.training",
+    "fit": "inference.fit",
+    "load": "model.storage",
+    "mask": "model.surgery",
+    "posterior": "analysis.posterior",
+    "prune": "model.surgery",
+    "save": "model.storage",
+    "train": "inference.training",
+}
+
+
+def _import(name: str) -> object:
+    """Import the public name ``name`` and keep it, so that this is asked once for each."""
+    value: object
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("dirprune")
+    elif name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+if not TYPE_CHECKING:  # a type checker that saw it would take any name, misspelt ones too
+    __getattr__ = _import
+
+
+def __dir__() -> list[str]:
+    """Name what can be had, imported already or not (for completion in a shell)."""
+    return sorted({*globals(), *__all__})
