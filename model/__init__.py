@@ -1,0 +1,1 @@
+"""The network as a Pyro model: channel graph, sites, priors, likelihoods, decisions, surgery."""
