@@ -1,0 +1,301 @@
+"""Gather what the rules said into sites, and index everything by unit.
+
+All units of all sites stand in one global numbering: unit k of a site has number
+``offset[site] + k``, and -1 means "not prunable, always kept". Every axis of a parameter, every
+input feature of a reader and every row of a cost is then one LongTensor of numbers, and a decision
+is one boolean vector.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..errors import DirpruneError, unknown_name
+from ..sites import Site
+from .labels import FIXED, UnionFind
+from .propagation import Propagation, layer_of
+from .rules import RULES
+from .trace import trace
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """An operation that reads units: the gain multiplies ``source`` along ``dim``.
+
+    ``units`` holds the unit number of every input feature.
+    """
+
+    node: fx.Node
+    source: fx.Node
+    weight: str
+    dim: int
+    units: Tensor
+
+
+@dataclass(frozen=True)
+class PaddedShortcut:
+    """A module that pads the channels with zeros; ``units`` numbers its output channels."""
+
+    module: str
+    before: int
+    after: int
+    units: Tensor
+
+
+@dataclass(frozen=True)
+class CostTerm:
+    """coefficient x (kept rows) x (kept columns, or 1); see :mod:`dirprune.model.cost`."""
+
+    layer: str
+    coefficient: int
+    rows: Tensor
+    columns: Tensor | None
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """Sites, who reads them, and where each unit lies in the network's parameters."""
+
+    module: fx.GraphModule
+    sites: OrderedDict[str, Site]
+    axes: Mapping[tuple[str, int], Tensor]
+    consumers: tuple[Consumer, ...]
+    paddings: tuple[PaddedShortcut, ...]
+    macs: tuple[CostTerm, ...]
+    unprunable: Mapping[str, str]
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """The number of each site's first unit."""
+        offsets, start = {}, 0
+        for name, site in self.sites.items():
+            offsets[name] = start
+            start += site.size
+        return offsets
+
+    @property
+    def num_units(self) -> int:
+        return sum(site.size for site in self.sites.values())
+
+    @cached_property
+    def needed(self) -> tuple[tuple[str, Tensor], ...]:
+        """(layer, unit numbers): sets, smaller than a site, of which one unit must stay.
+
+        Otherwise the layer would have no outputs, or no inputs, left. A residual stream that grows
+        has such sets: its first layers own only some of its units.
+        """
+        whole = {
+            frozenset(range(start, start + self.sites[name].size))
+            for name, start in self.offsets.items()
+        }
+        layers: dict[frozenset[int], str] = {}
+        for (parameter, _), units in self.axes.items():
+            if bool((units >= 0).all()):
+                layers.setdefault(frozenset(units.tolist()), layer_of(parameter))
+        return tuple(
+            (layer, torch.tensor(sorted(units)))
+            for units, layer in layers.items()
+            if units not in whole and not any(other < units for other in layers)
+        )
+
+    def layer_sites(self) -> dict[str, str]:
+        """Producing layer -> its site."""
+        return {layer: name for name, site in self.sites.items() for layer in site.producers}
+
+    def without(self, reasons: Mapping[str, str]) -> ChannelGraph:
+        """The same graph with these sites (name -> reason) left alone."""
+        sites = OrderedDict((n, s) for n, s in self.sites.items() if n not in reasons)
+        renumber = torch.full((self.num_units + 1,), FIXED)  # the last entry serves -1
+        old, start = self.offsets, 0
+        for name, site in sites.items():
+            renumber[old[name] : old[name] + site.size] = torch.arange(start, start + site.size)
+            start += site.size
+        unprunable = dict(self.unprunable)
+        for name, reason in reasons.items():
+            unprunable.update(dict.fromkeys(self.sites[name].producers, reason))
+        axes = {key: renumber[units] for key, units in self.axes.items()}
+        return replace(
+            self,
+            sites=sites,
+            axes={key: units for key, units in axes.items() if bool((units >= 0).any())},
+            consumers=tuple(
+                replace(c, units=renumber[c.units])
+                for c in self.consumers
+                if bool((renumber[c.units] >= 0).any())
+            ),
+            paddings=tuple(replace(p, units=renumber[p.units]) for p in self.paddings),
+            macs=tuple(
+                replace(
+                    t,
+                    rows=renumber[t.rows],
+                    columns=None if t.columns is None else renumber[t.columns],
+                )
+                for t in self.macs
+            ),
+            unprunable=unprunable,
+        )
+
+    def keep_vector(self, kept: Mapping[str, Tensor]) -> Tensor:
+        """A decision as booleans over the unit numbers, one more at the end: True, for -1."""
+        keep = torch.ones(self.num_units + 1, dtype=torch.bool)
+        for name, start in self.offsets.items():
+            if name in kept:
+                keep[start : start + self.sites[name].size] = False
+                keep[start + kept[name]] = True
+        return keep
+
+
+def build_channel_graph(
+    network: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> ChannelGraph:
+    """Trace a network and find its sites.
+
+    Args:
+        network: any traceable module; it is copied, not changed.
+        inputs: example inputs, batch first.
+        kwargs: keyword example inputs.
+
+    Raises:
+        DirpruneError: the network fails on the inputs or cannot be traced.
+    """
+    module = trace(network, inputs, kwargs)
+    prop = Propagation(module, RULES, _aliases(network))
+    prop.run()
+    _freeze_paddings_without_a_handle(prop, network)
+    return _gather(prop)
+
+
+def _aliases(network: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer -> its first one, for tensors that modules share."""
+    first: dict[int, str] = {}
+    named = [
+        *network.named_parameters(remove_duplicate=False),
+        *network.named_buffers(remove_duplicate=False),
+    ]
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
+def _freeze_paddings_without_a_handle(prop: Propagation, network: nn.Module) -> None:
+    """A module that pads channels must offer ``set_padding``; a literal in code cannot shrink."""
+    for padding in prop.paddings:
+        owner = network.get_submodule(padding.module)
+        if not callable(getattr(owner, "set_padding", None)):
+            place = f"{type(owner).__name__} {padding.module!r}".replace(" ''", "")
+            prop.freeze(
+                padding.ids,
+                f"{place} pads channels by a number written in its code; "
+                "give it a method set_padding(before, after)",
+            )
+
+
+def _gather(prop: Propagation) -> ChannelGraph:
+    """Classes of labels become units, connected units become sites."""
+    find = prop.classes.find
+    # A site is a connected component of units, where the outputs of one layer are connected.
+    components = UnionFind()
+    components.new(len(prop.classes))
+    for x in range(len(prop.classes)):
+        components.union(x, find(x))
+    for _, ids in prop.producers:
+        components.union_all(ids.tolist())
+
+    reasons: dict[int, str] = {}
+    for x, why in prop.frozen:
+        reasons.setdefault(components.find(x), why)
+    read = {components.find(x) for r in prop.readers for x in r.ids.tolist() if x != FIXED}
+
+    layers: dict[int, list[str]] = {}  # component -> producing layers, in graph order
+    units: dict[int, dict[int, int]] = {}  # component -> class -> unit
+    for parameter, ids in prop.producers:
+        root = components.find(int(ids[0]))
+        layers.setdefault(root, []).append(layer_of(parameter))
+        classes = units.setdefault(root, {})
+        for x in ids.tolist():
+            classes.setdefault(find(x), len(classes))
+    consumers: dict[int, list[str]] = {}
+    for reader in prop.readers:
+        for root in {components.find(x) for x in reader.ids.tolist() if x != FIXED}:
+            names = consumers.setdefault(root, [])
+            if layer_of(reader.weight) not in names:
+                names.append(layer_of(reader.weight))
+
+    sites: OrderedDict[str, Site] = OrderedDict()
+    number: dict[int, int] = {}  # class of labels -> unit number
+    unprunable: dict[str, str] = {}
+    for root, names in layers.items():
+        classes = units[root]
+        reason = reasons.get(root)
+        if reason is None and root not in read:
+            reason = "no layer reads its units"
+        if reason is None and len(classes) < 2:
+            reason = "it is a single unit"
+        if reason is not None:
+            unprunable.update(dict.fromkeys(names, reason))
+            continue
+        start = len(number)
+        number.update({c: start + unit for c, unit in classes.items()})
+        unique = tuple(dict.fromkeys(names))
+        sites[unique[0]] = Site(unique[0], len(classes), unique, tuple(consumers[root]))
+
+    def numbers(ids: Tensor) -> Tensor:
+        return torch.tensor([number.get(find(x), FIXED) if x >= 0 else FIXED for x in ids.tolist()])
+
+    axes = {key: numbers(ids) for key, ids in prop.axes.items()}
+    readers = [(r, numbers(r.ids)) for r in prop.readers]
+    return ChannelGraph(
+        module=prop.module,
+        sites=sites,
+        axes={key: value for key, value in axes.items() if bool((value >= 0).any())},
+        consumers=tuple(
+            Consumer(r.node, r.source, r.weight, r.dim, value)
+            for r, value in readers
+            if bool((value >= 0).any())
+        ),
+        paddings=tuple(
+            PaddedShortcut(p.module, p.before, p.after, numbers(p.ids)) for p in prop.paddings
+        ),
+        macs=tuple(
+            CostTerm(
+                w.layer,
+                w.coefficient,
+                numbers(w.rows),
+                None if w.columns is None else numbers(w.columns),
+            )
+            for w in prop.work
+        ),
+        unprunable=unprunable,
+    )
+
+
+def select_sites(
+    graph: ChannelGraph, include: Collection[str] | None, exclude: Collection[str] | None
+) -> ChannelGraph:
+    """Keep only the sites that ``include`` names and that ``exclude`` does not.
+
+    A site is named by itself or by any of its producing layers.
+
+    Raises:
+        DirpruneError: a name is neither, or is included but cannot be pruned.
+    """
+    owner = graph.layer_sites()
+    for argument, names in (("include", include), ("exclude", exclude)):
+        if isinstance(names, str):
+            raise DirpruneError(f"{argument}: expected a list of names, got the string {names!r}")
+        for name in names or ():
+            if name not in owner and name not in graph.unprunable:
+                raise unknown_name("layer", name, [*owner, *graph.unprunable])
+    for name in include or ():
+        if name not in owner:
+            raise DirpruneError(f"layer {name!r} cannot be pruned: {graph.unprunable[name]}")
+    chosen = set(graph.sites) if include is None else {owner[name] for name in include}
+    chosen -= {owner[name] for name in exclude or () if name in owner}
+    return graph.without(
+        {name: "left alone by include/exclude" for name in graph.sites if name not in chosen}
+    )
