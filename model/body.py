@@ -1,0 +1,156 @@
+"""The frozen network as it runs during inference, with a gain on the inputs of each consumer.
+
+The body is the traced graph of :mod:`.graph.trace`, not the user's module with hooks: a gain then
+acts where a weight is used functionally too, and nothing is registered on anybody's module. Batch
+norms that directly follow a convolution are folded into it (exact in eval mode), which pays for the
+gains: one step costs about as much as one forward and backward of the network as it came.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .graph.channels import ChannelGraph, Consumer
+from .graph.labels import FIXED
+from .graph.propagation import op_name
+
+
+class _Gains:
+    """The gains of the present forward pass, site -> [rows, K], shared by all :class:`Gain`."""
+
+    def __init__(self) -> None:
+        self.values: Mapping[str, Tensor] = {}
+
+
+class Gain(nn.Module):
+    """Multiply a consumer's input by the gains of the units that it reads.
+
+    Input feature j has the gain of unit ``units[j]``; features that no unit owns have gain 1.
+    Example i of a batch takes row i mod P of P rows of gains.
+    """
+
+    index: Tensor | None
+
+    def __init__(self, holder: _Gains, consumer: Consumer, graph: ChannelGraph) -> None:
+        super().__init__()
+        self._holder = holder
+        self.dim = consumer.dim
+        self.sites: list[str] = []
+        index = torch.full_like(consumer.units, FIXED)
+        start = 0
+        for name, offset in graph.offsets.items():
+            size = graph.sites[name].size
+            here = (consumer.units >= offset) & (consumer.units < offset + size)
+            if bool(here.any()):
+                self.sites.append(name)
+                index[here] = consumer.units[here] - offset + start
+                start += size
+        self.fixed = bool((index == FIXED).any())
+        identity = len(index) == start and bool((index == torch.arange(start)).all())
+        self.register_buffer(
+            "index", None if identity else torch.where(index == FIXED, start, index), False
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        gains = [self._holder.values[name] for name in self.sites]
+        if self.fixed:
+            gains.append(gains[0].new_ones(len(gains[0]), 1))
+        gain = torch.cat(gains, 1) if len(gains) > 1 else gains[0]
+        if self.index is not None:
+            gain = gain[:, self.index]
+        rows, batch = gain.shape[0], x.shape[0]
+        if rows > 1 and rows != batch:
+            gain = gain.repeat(-(-batch // rows), 1)[:batch]
+        view = [gain.shape[0]] + [1] * (x.dim() - 1)
+        view[self.dim] = gain.shape[1]
+        return x * gain.view(view)
+
+
+class SwitchedBody(nn.Module):
+    """The traced network with gains; ``body(gains, *inputs)``, gains: site -> [rows, K]."""
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        super().__init__()
+        self._holder = _Gains()
+        self.graph_module = self._build(graph)
+
+    def forward(self, gains: Mapping[str, Tensor], *inputs: Any, **kwargs: Any) -> Any:
+        self._holder.values = gains
+        try:
+            return self.graph_module(*inputs, **kwargs)
+        finally:
+            self._holder.values = {}
+
+    def _build(self, graph: ChannelGraph) -> fx.GraphModule:
+        nodes: dict[fx.Node, fx.Node] = {}
+        flat = fx.Graph()
+        flat.output(flat.graph_copy(graph.module.graph, nodes))
+        flat.set_codegen(copy.deepcopy(graph.module.graph._codegen))
+        module = fx.GraphModule(graph.module, flat)
+        gained: dict[tuple[fx.Node, tuple[int, ...]], fx.Node] = {}
+        for i, consumer in enumerate(graph.consumers):
+            node, source = nodes[consumer.node], nodes[consumer.source]
+            # Consumers that read the same value with the same units share one multiplication.
+            key = (source, tuple(consumer.units.tolist()))
+            if key not in gained:
+                module.add_submodule(f"gain_{i}", Gain(self._holder, consumer, graph))
+                # Right after the value, so that it stands before every consumer of it.
+                with flat.inserting_after(source):
+                    gained[key] = flat.call_module(f"gain_{i}", (source,))
+            node.replace_input_with(source, gained[key])
+        _fold_batch_norms(module)
+        module.delete_all_unused_submodules()
+        flat.lint()
+        module.recompile()
+        return module
+
+
+def _fold_batch_norms(module: fx.GraphModule) -> None:
+    """conv -> batch norm becomes one convolution, where nothing else reads the convolution.
+
+    gamma (W x + b - mean) / sd + beta, with sd = sqrt(var + eps), is (gamma W / sd) x + beta +
+    gamma (b - mean) / sd. Computed in float64.
+    """
+    graph = module.graph
+
+    def tensor(node: Any) -> Tensor | None:
+        if not isinstance(node, fx.Node) or node.op != "get_attr":
+            return None
+        owner, _, leaf = str(node.target).rpartition(".")
+        found = getattr(module.get_submodule(owner) if owner else module, leaf)
+        return found.detach() if isinstance(found, Tensor) else None
+
+    for i, norm in enumerate(list(graph.nodes)):
+        if op_name(norm) != "_native_batch_norm_legit_no_training":
+            continue
+        conv = norm.args[0]
+        if not (isinstance(conv, fx.Node) and op_name(conv) in ("conv1d", "conv2d", "conv3d")):
+            continue
+        values = [user for user in norm.users if op_name(user) == "getitem" and user.args[1] == 0]
+        weight, mean, var = tensor(conv.args[1]), tensor(norm.args[3]), tensor(norm.args[4])
+        if len(conv.users) > 1 or len(values) != len(norm.users) or weight is None:
+            continue
+        if mean is None or var is None:
+            continue
+        scale = (var.double() + norm.args[6]).rsqrt()
+        gamma, beta = tensor(norm.args[1]), tensor(norm.args[2])
+        bias = tensor(conv.args[2]) if len(conv.args) > 2 else None
+        scale = scale if gamma is None else scale * gamma.double()
+        shift = (0.0 if bias is None else bias.double()) - mean.double()
+        shift = shift * scale + (0.0 if beta is None else beta.double())
+        folded = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
+        module.register_buffer(f"folded_{i}_weight", folded.to(weight.dtype), False)
+        module.register_buffer(f"folded_{i}_bias", shift.to(weight.dtype), False)
+        with graph.inserting_before(conv):
+            parts = (graph.get_attr(f"folded_{i}_weight"), graph.get_attr(f"folded_{i}_bias"))
+        conv.args = (conv.args[0], *parts, *conv.args[3:])
+        for value in values:
+            value.replace_all_uses_with(conv)
+            graph.erase_node(value)
+        graph.erase_node(norm)
+    graph.eliminate_dead_code()

@@ -1,0 +1,146 @@
+"""Save and load a network as a folder: ``network.safetensors`` and ``network.json``, no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .errors import DirpruneError
+from .networks import build_network
+from .surgery import replace_tensors, set_padding
+from .writing import atomic_path
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION = "network.safetensors", "network.json"
+
+
+def save(path: str | Path, network: nn.Module, *, notes: Mapping[str, Any] | None = None) -> None:
+    """Write a network, pruned or not, to a folder.
+
+    Args:
+        path: the folder; written whole or not at all.
+        network: a network of :func:`~dirprune.model.networks.build_network` (loads by itself) or
+            any other (``load`` then needs ``network=``, the unpruned original).
+        notes: anything JSON can hold, kept beside the weights (normalisation, class names).
+    """
+    tensors = {
+        name: tensor.detach().contiguous().clone()
+        for name, tensor in network.state_dict(keep_vars=True).items()
+    }
+    description = {
+        "format": FORMAT,
+        "class": type(network).__name__,
+        "architecture": getattr(network, "architecture", None),
+        "paddings": _paddings(network),
+        "notes": dict(notes or {}),
+    }
+    with atomic_path(Path(path)) as folder:
+        folder.mkdir()
+        save_file(tensors, folder / WEIGHTS)
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
+
+
+def _paddings(network: nn.Module) -> dict[str, list[int]]:
+    """Widths of the padding shortcuts, which are attributes and not in the state."""
+    widths = {}
+    for name, module in network.named_modules():
+        if callable(getattr(module, "set_padding", None)):
+            try:
+                widths[name] = [int(getattr(module, side)) for side in ("before", "after")]
+            except AttributeError as error:
+                raise DirpruneError(
+                    f"{type(module).__name__} {name!r} has set_padding but not the attributes "
+                    "before and after, which tell how wide it pads"
+                ) from error
+    return widths
+
+
+def load(path: str | Path, *, network: nn.Module | None = None) -> nn.Module:
+    """Rebuild a saved network, with the same weights bit for bit, in eval mode.
+
+    Nothing in the folder is executed or imported: the architecture is looked up by name among
+    dirprune's own, and the file gives tensors and numbers.
+
+    Args:
+        path: a folder written by :func:`save`.
+        network: the unpruned original, for a network that is not one of ours; changed in place.
+
+    Raises:
+        DirpruneError: no such folder, damaged files, or another network's.
+    """
+    folder = Path(path)
+    description = read_description(folder)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except OSError as error:
+        raise DirpruneError(f"{folder / WEIGHTS}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise DirpruneError(f"{folder / WEIGHTS} is damaged: {error}") from error
+    if network is None:
+        architecture = description["architecture"]
+        if not isinstance(architecture, dict):
+            raise DirpruneError(
+                f"{folder} holds a {description['class']}, which dirprune cannot build by itself: "
+                "give the unpruned original, load(path, network=...)"
+            )
+        try:
+            network = build_network(**architecture)
+        except (TypeError, AttributeError) as error:
+            raise DirpruneError(f"{folder / DESCRIPTION}: bad architecture: {error}") from error
+    _check_names(network, tensors, folder)
+    replace_tensors(network, tensors)
+    for module, widths in description["paddings"].items():
+        try:
+            before, after = (int(width) for width in widths)
+            set_padding(network, module, before, after)
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise DirpruneError(f"{folder / DESCRIPTION}: padding {module!r}: {error}") from error
+    return network.eval()
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The JSON beside the weights, checked for its form."""
+    path = folder / DESCRIPTION
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise DirpruneError(
+            f"{path}: {error.strerror}. Expected a folder of dirprune.save"
+        ) from error
+    except ValueError as error:
+        raise DirpruneError(f"{path} is damaged: {error}") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise DirpruneError(f"{path}: expected format {FORMAT} of dirprune.save")
+    missing = {"class", "architecture", "paddings", "notes"} - set(data)
+    if missing or not isinstance(data["paddings"], dict):
+        raise DirpruneError(
+            f"{path} is damaged: it lacks {', '.join(sorted(missing)) or 'paddings'}"
+        )
+    return data
+
+
+def _is_part(part: Tensor, whole: Tensor) -> bool:
+    """Could ``part`` be left of ``whole`` after pruning?"""
+    return (
+        part.dim() == whole.dim()
+        and all(0 < a <= b for a, b in zip(part.shape, whole.shape, strict=True))
+        and part.is_floating_point() == whole.is_floating_point()
+    )
+
+
+def _check_names(network: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    state = network.state_dict()
+    wrong = sorted(set(state) ^ set(tensors))
+    if not wrong:
+        wrong = [n for n in state if not _is_part(tensors[n], state[n])]
+    if wrong:
+        raise DirpruneError(
+            f"{folder} does not fit {type(network).__name__}: {', '.join(wrong[:3])} "
+            f"{'differs' if len(wrong) == 1 else 'differ'}. Give the network it was pruned from."
+        )

@@ -1,0 +1,285 @@
+"""Removing units: ``prune`` cuts them out, ``mask`` gives the same function at the full size.
+
+Both work on deep copies of the user's own module and leave it as it was. A unit is removed by
+dropping its rows from the parameters and buffers of the layers that produce it and its columns from
+the weights of those that read it; it is masked by zeroing those columns. Zero columns see nothing
+of the unit, whatever stands between (batch norm, any activation), so both networks are one
+function, which :func:`find_failures` verifies in float64 before a site is offered at all.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .errors import DirpruneError
+from .graph.channels import ChannelGraph
+
+if TYPE_CHECKING:
+    from .decision import Decision
+    from .switched import SwitchedNetwork
+
+
+def prune(model: SwitchedNetwork, decision: Decision) -> nn.Module:
+    """A physically smaller copy of the model's network: only the kept units are in it.
+
+    Train/eval mode, ``requires_grad`` flags, dtype and device are those of the original, which is
+    not changed.
+
+    Raises:
+        DirpruneError: the decision is of another network or empties a layer, or the pruned network
+            differs from the masked one on the example inputs.
+    """
+    _check(model, decision)
+    reference, arguments, tolerance = _in_float64(
+        model.network, model.example_inputs, model.example_kwargs
+    )
+    problem = _compare(reference, model.graph, decision.kept, arguments, tolerance)
+    if problem is not None:
+        raise DirpruneError(f"{problem}; exclude the layer that is at fault by exclude=")
+    return cut(model.network, model.graph, decision.kept)
+
+
+def mask(model: SwitchedNetwork, decision: Decision) -> nn.Module:
+    """A copy of full size in which nothing reads the removed units: the same function as `prune`.
+
+    Raises:
+        DirpruneError: the decision is of another network, or empties a layer.
+    """
+    _check(model, decision)
+    return silence(model.network, model.graph, decision.kept)
+
+
+def _check(model: SwitchedNetwork, decision: Decision) -> None:
+    decision.check(model.sites)
+    keep = model.graph.keep_vector(decision.kept)
+    for layer, units in model.graph.needed:
+        if not bool(keep[units].any()):
+            raise DirpruneError(
+                f"the decision leaves layer {layer!r} without a channel: of the units that it "
+                "shares with other layers keep at least one that is its own"
+            )
+
+
+def cut(network: nn.Module, graph: ChannelGraph, kept: Mapping[str, Tensor]) -> nn.Module:
+    """:func:`prune` on bare parts."""
+    keep = graph.keep_vector(kept)
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    new: dict[str, Tensor] = {}
+    for (name, axis), units in graph.axes.items():
+        rows = keep[units].nonzero()[:, 0]
+        old = new.get(name, tensors[name].detach())
+        if len(rows) < old.shape[axis]:
+            new[name] = old.index_select(axis, rows.to(old.device))
+    # What is about to be replaced is not worth copying.
+    smaller = copy.deepcopy(network, {id(tensors[name]): tensors[name] for name in new})
+    replace_tensors(smaller, new)
+    for padding in graph.paddings:
+        stays = keep[padding.units]
+        set_padding(
+            smaller,
+            padding.module,
+            int(stays[: padding.before].sum()),
+            int(stays[len(stays) - padding.after :].sum()),
+        )
+    return smaller
+
+
+def silence(network: nn.Module, graph: ChannelGraph, kept: Mapping[str, Tensor]) -> nn.Module:
+    """:func:`mask` on bare parts."""
+    keep = graph.keep_vector(kept)
+    masked = copy.deepcopy(network)
+    with torch.no_grad():
+        for consumer in graph.consumers:
+            weight = masked.get_parameter(consumer.weight)
+            gone = ~keep[consumer.units].to(weight.device)
+            weight.masked_fill_(gone.view(-1, *[1] * (weight.dim() - 2)), 0)
+    return masked
+
+
+def set_padding(network: nn.Module, module: str, before: int, after: int) -> None:
+    """Tell a padding shortcut how many channels of zeros are left on each side."""
+    owner: Any = network.get_submodule(module)
+    owner.set_padding(before, after)
+
+
+def replace_tensors(network: nn.Module, new: Mapping[str, Tensor]) -> None:
+    """Put tensors of other sizes in the place of parameters and buffers, in ``network`` itself.
+
+    A tensor that several modules share stays shared. Sizes that modules note as attributes
+    (``out_channels`` and the like) are brought up to date.
+    """
+    tensor: Tensor
+    for name, tensor in new.items():
+        owner, _, leaf = name.rpartition(".")
+        holder = network.get_submodule(owner)
+        old = getattr(holder, leaf)
+        if leaf in holder._parameters:
+            tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+        for module in network.modules():
+            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for owned in tables:
+                for key, value in list(owned.items()):
+                    if value is old:
+                        owned[key] = tensor
+                        _update_sizes(module, key, tensor)
+
+
+def _update_sizes(module: Any, leaf: str, tensor: Tensor) -> None:
+    """Bring a module's own note of its sizes up to date with its new weight."""
+    if leaf != "weight":
+        if hasattr(module, "num_features") and leaf == "running_mean":
+            module.num_features = len(tensor)
+        return
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        out_channels, per_group = tensor.shape[:2]
+        if module.groups > 1:  # whole groups go: the number of outputs in each stays
+            module.groups = module.groups * out_channels // module.out_channels
+        module.out_channels, module.in_channels = out_channels, per_group * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = tensor.shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(tensor)
+    elif hasattr(module, "num_features"):
+        module.num_features = len(tensor)
+
+
+def find_failures(
+    network: nn.Module, graph: ChannelGraph, inputs: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, str]:
+    """Sites for which the pruned and the masked network differ on the inputs, with the reason.
+
+    Three patterns are removed from all sites at once: a random half, its complement, so that every
+    unit is missing once, and all but the first third, so that no two halves are of one size. Only
+    if that fails is each site tried by itself. What the graph cannot see (a size written as a
+    number in someone's ``forward``) shows here, so that it is never pruned.
+    """
+    reference, arguments, tolerance = _in_float64(network, inputs, kwargs)
+    generator = torch.Generator().manual_seed(0)
+
+    def attempt(sites: list[str]) -> str | None:
+        sizes = {name: graph.sites[name].size for name in sites}
+        order = {n: torch.randperm(k, generator=generator) for n, k in sizes.items()}
+        patterns = (
+            {n: units[: sizes[n] // 2] for n, units in order.items()},
+            {n: units[sizes[n] // 2 :] for n, units in order.items()},
+            {n: torch.arange(-(-k // 3)) for n, k in sizes.items()},
+        )
+        for i, pattern in enumerate(patterns):
+            kept = _without_empty_layers(graph, pattern)
+            problem = _compare(reference, graph, kept, arguments, tolerance, in_training=i == 0)
+            if problem is not None:
+                return problem
+        return None
+
+    if not graph.sites or attempt(list(graph.sites)) is None:
+        return {}
+    reasons = {name: attempt([name]) for name in graph.sites}
+    failures = {name: reason for name, reason in reasons.items() if reason is not None}
+    good = [name for name in graph.sites if name not in failures]
+    if good and attempt(good) is not None:
+        # They fail only in company: add them one by one and leave out what breaks the rest.
+        together: list[str] = []
+        for name in good:
+            reason = attempt([*together, name])
+            if reason is None:
+                together.append(name)
+            else:
+                failures[name] = reason
+    return failures
+
+
+def _without_empty_layers(graph: ChannelGraph, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keep one unit more where a layer would have none."""
+    keep = graph.keep_vector(kept)
+    for _, units in graph.needed:
+        if not bool(keep[units].any()):
+            keep[units[0]] = True
+    return {
+        name: keep[start : start + graph.sites[name].size].nonzero()[:, 0]
+        for name, start in graph.offsets.items()
+        if name in kept
+    }
+
+
+def _compare(
+    reference: nn.Module,
+    graph: ChannelGraph,
+    kept: Mapping[str, Tensor],
+    arguments: tuple[Sequence[Any], Mapping[str, Any]],
+    tolerance: float,
+    *,
+    in_training: bool = False,
+) -> str | None:
+    """Why the pruned network is not the masked one on these arguments; None: it is."""
+    masked = silence(reference, graph, kept)
+    want = _run(masked, *arguments)
+    try:
+        pruned = cut(reference, graph, kept)
+        got = _run(pruned, *arguments)
+        if in_training:
+            _train_as(masked, pruned, *arguments)
+    except Exception as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"it cannot be cut: the smaller network fails with {line[:160]!r}"
+    for a, b in zip(want, got, strict=True):
+        scale = float(a.abs().max()) or 1.0
+        if a.shape != b.shape or not float((a - b).abs().max()) <= tolerance * scale:
+            return "it cannot be cut: the smaller network computes something else"
+    return None
+
+
+def _train_as(
+    masked: nn.Module, pruned: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Raise what the pruned network raises in train mode, if the masked one raises nothing.
+
+    Some layers are there in train mode alone (auxiliary heads), and no tracing in eval mode sees
+    them. Outputs are not compared: dropout is random.
+    """
+    devices = {p.device for p in masked.parameters() if p.device.type == "cuda"}
+    with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
+        try:
+            masked.train()(*args, **kwargs)
+        except Exception:
+            return
+        pruned.train()(*args, **kwargs)
+
+
+def _in_float64(
+    network: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[nn.Module, tuple[Sequence[Any], Mapping[str, Any]], float]:
+    """A copy in eval mode and float64, on the device of the inputs, with these and a tolerance.
+
+    A forward that makes float32 tensors of its own may refuse float64: it is then tried as it is.
+    """
+    tensors = [x for x in tree_leaves((inputs, dict(kwargs))) if isinstance(x, Tensor)]
+
+    def copied() -> nn.Module:
+        return copy.deepcopy(network).eval().requires_grad_(False).to(tensors[0].device)
+
+    def double(x: Any) -> Any:
+        return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    try:
+        precise = copied().double()
+        arguments = (tree_map(double, tuple(inputs)), tree_map(double, dict(kwargs)))
+        _run(precise, *arguments)
+        return precise, arguments, 1e-10
+    except (RuntimeError, TypeError):
+        floats = [p.dtype for p in network.parameters() if p.is_floating_point()]
+        eps = max((torch.finfo(d).eps for d in floats), default=1e-7)
+        return copied(), (tuple(inputs), dict(kwargs)), eps**0.5
+
+
+def _run(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    with torch.no_grad():
+        out = [x for x in tree_leaves(network(*args, **kwargs)) if isinstance(x, Tensor)]
+    if not all(bool(x.isfinite().all()) for x in out):
+        raise DirpruneError("the network gives NaN or infinity on the example inputs")
+    return out

@@ -1,0 +1,215 @@
+"""A trained network as a Pyro model with one Dirichlet importance switch per site."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from .body import SwitchedBody
+from .cost import CostTable, build_cost_table, count_macs
+from .errors import DirpruneError, unknown_name
+from .graph.channels import build_channel_graph, select_sites
+from .graph.trace import as_tuple, two_examples
+from .likelihoods import Likelihood, make_likelihood
+from .priors import Prior, check_on_simplex, make_prior
+from .sites import Site
+from .surgery import find_failures
+
+SCALINGS = ("mean-one", "simplex")
+
+
+class SwitchedNetwork(nn.Module):
+    r"""A Pyro model of how much each unit of a trained network matters.
+
+    For every site l with :math:`K_l` units, and examples :math:`i = 1..N`:
+
+    .. math::
+        s_l &\sim \text{Dirichlet}(\alpha_l) \\
+        g_l &= K_l \, s_l \\
+        y_i \mid x_i, s &\sim \text{Likelihood}(f_W(x_i; g_1, \dots, g_L))^\tau
+
+    The weights W are frozen and the network is in eval mode. Gain :math:`g_{lk}` multiplies the
+    inputs that the layers reading unit k take from it, so that gain 0 is the unit's removal and the
+    uniform switch is the trained network. Everything is conditional on W, which was trained on the
+    same data: the posterior says which units *this* network needs.
+
+    The model works with Pyro's own ``SVI``, ``Predictive`` and ``NUTS``::
+
+        model = SwitchedNetwork(network, images[:2], num_data=60_000)
+        guide = AutoDirichlet(model)
+        svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), guide.elbo())
+
+    Source: Kamil Adamczewski, Mijung Park, "Dirichlet Pruning for Convolutional Neural Networks",
+    2021, arXiv 2011.05985 (which uses ``scaling="simplex"`` and :math:`\tau = 1`).
+
+    Args:
+        network: the trained network; it is copied, not changed.
+        example_inputs: a tensor, or a tuple of the positional inputs; batch first.
+        num_data: N, the size of the training set; the likelihood of a batch of B is scaled by N/B.
+        example_kwargs: keyword inputs of the network, if it has any.
+        output: picks the tensor of logits or means out of what the network returns, where that is
+            not a tensor.
+        prior: "symmetric", "alpha/K", either with a value ("symmetric:0.3"), a number (symmetric),
+            or a callable Site -> Distribution on the simplex.
+        likelihood: "categorical", "gaussian" (with learned noise), or a callable outputs ->
+            Distribution.
+        temperature: tau > 0, the power of the likelihood; 1 is the plain posterior.
+        scaling: "mean-one" (g = K s) or "simplex" (g = s).
+        include: names of layers or sites to switch; by default all that can be.
+        exclude: names of layers or sites to leave alone.
+
+    Attributes:
+        sites: ordered mapping name -> :class:`~dirprune.model.sites.Site`.
+        unprunable: mapping layer name -> why it is left alone.
+
+    Raises:
+        DirpruneError: a bad argument, or a network that cannot be traced or has nothing to prune.
+    """
+
+    _anchor: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        example_inputs: Tensor | tuple[Any, ...],
+        *,
+        num_data: int,
+        example_kwargs: Mapping[str, Any] | None = None,
+        output: Callable[[Any], Tensor] | None = None,
+        prior: str | float | Prior = "symmetric",
+        likelihood: str | Likelihood = "categorical",
+        temperature: float = 1.0,
+        scaling: str = "mean-one",
+        include: Collection[str] | None = None,
+        exclude: Collection[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(num_data, bool) or not isinstance(num_data, int) or num_data < 1:
+            raise DirpruneError(f"num_data: expected the number of training images, got {num_data}")
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise DirpruneError(f"temperature: expected a positive number, got {temperature}")
+        if scaling not in SCALINGS:
+            raise unknown_name("scaling", scaling, SCALINGS)
+        inputs, kwargs = two_examples(as_tuple(example_inputs)), dict(example_kwargs or {})
+        kwargs = two_examples(kwargs)
+        graph = select_sites(build_channel_graph(network, inputs, kwargs), include, exclude)
+        graph = graph.without(find_failures(network, graph, inputs, kwargs))
+        if not graph.sites:
+            reasons = "; ".join(f"{k}: {v}" for k, v in graph.unprunable.items())
+            reasons = reasons or "no layer with units"
+            raise DirpruneError(f"{type(network).__name__} has nothing to prune ({reasons})")
+        self.graph = graph
+        self.sites: Mapping[str, Site] = OrderedDict(graph.sites)
+        self.unprunable: Mapping[str, str] = MappingProxyType(dict(graph.unprunable))
+        self.num_data, self.temperature, self.scaling = num_data, float(temperature), scaling
+        self.prior, self.likelihood = make_prior(prior), make_likelihood(likelihood)
+        self.body = SwitchedBody(graph)
+        self.costs: CostTable = build_cost_table(
+            network, graph, count_macs(network, inputs, kwargs)
+        )
+        self._output = output
+        self._network = (network,)  # a tuple: the user's module is not a submodule of the model
+        self.example_inputs, self.example_kwargs = inputs, kwargs
+        self.register_buffer("_anchor", torch.zeros(()), persistent=False)
+        for site in self.sites.values():
+            check_on_simplex(self.prior(site), site)
+
+    @property
+    def network(self) -> nn.Module:
+        """The user's own network, as it was given."""
+        return self._network[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; ``model.to(device)`` moves it."""
+        return self._anchor.device
+
+    def sample_switches(self) -> dict[str, Tensor]:
+        """The model's latent part alone: one ``pyro.sample`` statement per site.
+
+        Guides read the sites from here, so that they need no data and no forward pass.
+        """
+        with torch.device(self.device):
+            return {name: pyro.sample(name, self.prior(site)) for name, site in self.sites.items()}
+
+    def forward(self, inputs: Any, targets: Tensor | None = None) -> Tensor:
+        """The Pyro model: sample the switches, run the network, observe the targets.
+
+        Args:
+            inputs: a tensor [B, ...], a tuple of positional inputs or a mapping of keyword inputs.
+            targets: [B, ...]; None samples them (for ``Predictive``).
+
+        Returns:
+            The targets, observed or sampled (their log probability is under the site "targets").
+        """
+        outputs = self.outputs(inputs, self.sample_switches())
+        batch = outputs.shape[0]
+        if targets is not None and batch > self.num_data:
+            raise DirpruneError(
+                f"a batch of {batch} examples, but num_data is {self.num_data}: "
+                "num_data is the size of the whole training set"
+            )
+        if targets is not None and targets.shape[:1] != outputs.shape[:1]:
+            raise DirpruneError(
+                f"{batch} outputs but targets of shape {list(targets.shape)}: expected one target "
+                "for each example"
+            )
+        size = self.num_data if targets is not None else batch
+        # The batch is given, not drawn: plate's own subsampling would permute N indices each step.
+        rows = torch.arange(batch, device=outputs.device)
+        with pyro.plate("data", size, subsample=rows), poutine.scale(scale=self.temperature):
+            return pyro.sample("targets", self.likelihood(outputs), obs=targets)
+
+    def outputs(self, inputs: Any, switches: Mapping[str, Tensor]) -> Tensor:
+        """The network's outputs [B, ...] under given switches.
+
+        A switch of shape [K] serves the whole batch; [P, K] are P draws, and example i takes draw
+        i mod P.
+        """
+        return self.outputs_at_gains(inputs, self.gains(switches))
+
+    def gains(self, switches: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """g = K s (or s, with ``scaling="simplex"``), as rows [P, K] in the network's precision."""
+        dtype = self.body_dtype
+        gains = {}
+        for name, site in self.sites.items():
+            switch = switches[name]
+            if switch.dim() not in (1, 2) or switch.shape[-1] != site.size:
+                raise DirpruneError(
+                    f"switch of site {name!r}: expected shape [{site.size}] or [draws, "
+                    f"{site.size}], got {list(switch.shape)}. With Predictive use parallel=False"
+                )
+            scale = site.size if self.scaling == "mean-one" else 1.0
+            gains[name] = (scale * switch).to(dtype).reshape(-1, site.size)
+        return gains
+
+    def outputs_at_gains(self, inputs: Any, gains: Mapping[str, Tensor]) -> Tensor:
+        """The network's outputs at given gains, site -> [P, K]."""
+        if isinstance(inputs, Mapping):
+            out = self.body(gains, **inputs)
+        else:
+            out = self.body(gains, *as_tuple(inputs))
+        if self._output is not None:
+            out = self._output(out)
+        if not isinstance(out, Tensor):
+            raise DirpruneError(
+                f"{type(self.network).__name__} returns a {type(out).__name__}, not a tensor: "
+                "say which part holds the outputs by output=, as in output=lambda out: out['out']"
+            )
+        return out
+
+    @property
+    def body_dtype(self) -> torch.dtype:
+        """The precision in which the network runs."""
+        for tensor in (*self.body.parameters(), *self.body.buffers()):
+            if tensor.is_floating_point():
+                return tensor.dtype
+        return torch.get_default_dtype()
