@@ -1,0 +1,1 @@
+"""SVI, training and fine-tuning, evaluation, and the data that they read."""

@@ -1,0 +1,45 @@
+"""Batch-norm recalibration: new running statistics for a network that has lost units."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .loop import Loader, move_batch
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, loader: Loader, *, batches: int = 50) -> int:
+    """Estimate the running mean and variance of every batch norm again, on training images.
+
+    The statistics are averages over ``batches`` batches with equal weight; no weight is changed.
+
+    Args:
+        network: changed in place; its train/eval mode is put back.
+        loader: batches of training images.
+        batches: how many of them to use at the most.
+
+    Returns:
+        The number of batch norms.
+    """
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return 0
+    modes = {module: module.training for module in network.modules()}
+    momenta = [norm.momentum for norm in norms]
+    device = next(network.parameters()).device
+    network.eval()  # dropout and the like stay off: only the batch norms see training mode
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+        norm.train()
+    for batch in itertools.islice(loader, batches):
+        network(move_batch(batch, device)[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for module, mode in modes.items():
+        module.training = mode
+    return len(norms)

@@ -1,0 +1,224 @@
+"""Fit a guide to a switched network by stochastic variational inference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+
+from ..guides import GUIDES
+from ..model.errors import DirpruneError, unknown_name
+from ..model.switched import SwitchedNetwork
+from .loop import Checkpoint, Loader, run_epochs, seed_of
+from .particles import Particles
+
+GuideSpec = str | type[AutoGuide] | AutoGuide | Callable[[SwitchedNetwork], AutoGuide]
+
+
+@dataclass
+class Fit:
+    """What :func:`fit` learned.
+
+    Attributes:
+        guides: one guide per restart; they become the chains of the posterior.
+        history: one list of losses (negative ELBO estimates, in nats) per restart.
+        seconds: wall time.
+        settings: how it was run.
+    """
+
+    guides: list[AutoGuide]
+    history: list[list[float]]
+    seconds: float
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class NonFiniteError(DirpruneError):
+    """A loss, a gradient or a parameter became NaN or infinite."""
+
+
+def fit(
+    model: SwitchedNetwork,
+    guide: GuideSpec,
+    loader: Loader,
+    *,
+    epochs: int = 1,
+    restarts: int = 1,
+    particles: int = 8,
+    lr: float = 0.05,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> Fit:
+    """Maximise the ELBO over the guide's parameters with Adam and a linearly falling step size.
+
+    Args:
+        model: the switched network.
+        guide: a guide's name, class or factory (called on the model for each restart), or one guide
+            (one restart).
+        loader: batches of (inputs, targets) of the training set.
+        epochs: passes over the loader.
+        restarts: independent runs, each with draws and data order of its own.
+        particles: P, independent switches in a batch; see :class:`~.particles.Particles`.
+        lr: Adam's first step size, in the guide's unconstrained (log) space; it falls to zero.
+        seed: same seed, same result (bit for bit on a CPU with one thread).
+        checkpoint: a file to keep the state in, every half minute and at Ctrl-C.
+        resume: go on from that file if it is there; the result is that of an undisturbed run.
+        progress: show a progress bar; None shows it on a terminal only.
+
+    Returns:
+        The fitted guides with their losses.
+
+    Raises:
+        DirpruneError: a bad argument, an empty loader, or data that do not fit the network.
+        NonFiniteError: NaN or infinity; the message names the step, the place and the checkpoint.
+        KeyboardInterrupt: Ctrl-C, after the step is finished and the checkpoint written.
+    """
+    for name, value in (("epochs", epochs), ("restarts", restarts), ("particles", particles)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise DirpruneError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    if not 0 < lr < 10:
+        raise DirpruneError(f"lr: expected a step size between 0 and 10, got {lr}")
+    make = guide_factory(guide, restarts)
+    started = time.perf_counter()
+    folder = None if checkpoint is None else Path(checkpoint)
+    fitted = Fit([], [], 0.0)
+    for restart in range(restarts):
+        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(seed_of([seed, restart]))
+            job = _Svi(make(model), model, particles, lr, epochs * len(loader), folder)
+        path = None if folder is None else folder.with_name(f"{folder.name}.{restart}")
+        fitted.guides.append(job.guide)
+        fitted.settings = {
+            "guide": type(job.guide).__name__,
+            "epochs": epochs,
+            "restarts": restarts,
+            "particles": particles,
+            "lr": lr,
+            "seed": seed,
+            "temperature": model.temperature,
+            "scaling": model.scaling,
+            "num_data": model.num_data,
+        }
+        identity = {**fitted.settings, "sites": {s.name: s.size for s in model.sites.values()}}
+        identity.pop("restarts")  # one more restart leaves the others as they are
+        losses = run_epochs(
+            job,
+            loader,
+            epochs=epochs,
+            seed=[seed, restart],
+            checkpoint=Checkpoint(path, identity, resume),
+            device=model.device,
+            progress=progress,
+            label="SVI" if restarts == 1 else f"SVI {restart + 1}/{restarts}",
+        )
+        fitted.history.append(losses)
+    fitted.seconds = time.perf_counter() - started
+    return fitted
+
+
+def guide_factory(guide: GuideSpec, restarts: int) -> Callable[[SwitchedNetwork], AutoGuide]:
+    """A function that makes a guide for a model, from any way to say which."""
+    if isinstance(guide, str):
+        if guide not in GUIDES:
+            raise unknown_name("guide", guide, GUIDES)
+        return GUIDES[guide]
+    if isinstance(guide, AutoGuide):
+        if restarts != 1:
+            raise DirpruneError(
+                f"restarts={restarts} needs fresh guides: give a guide's name, class or a factory "
+                "model -> guide, not one guide"
+            )
+        return lambda model: guide
+    if callable(guide):
+        return guide
+    raise DirpruneError(f"guide: expected a name, a class or a guide, got {guide!r}")
+
+
+class _Svi:
+    """One restart: a guide, its optimiser, and one step on a batch."""
+
+    def __init__(
+        self,
+        guide: AutoGuide,
+        model: SwitchedNetwork,
+        particles: int,
+        lr: float,
+        steps: int,
+        checkpoint: Path | None,
+    ) -> None:
+        self.guide, self.model, self.checkpoint = guide, model, checkpoint
+        self.particles = Particles(particles)
+        elbo = guide.elbo() if hasattr(guide, "elbo") else Trace_ELBO()
+        self.loss = elbo(model, guide)
+        if getattr(guide, "prototype_trace", True) is None:
+            with pyro.get_param_store().scope():
+                guide._setup_prototype(model.example_inputs)
+        self.parameters = {name: p for name, p in self.loss.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise DirpruneError(f"{type(guide).__name__} has no parameters to learn")
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=lr, betas=(0.9, 0.99))
+        self.schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 1e-3, steps)
+        self.steps_done = 0
+
+    def step(self, inputs: Any, targets: Tensor) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        # A parameter store of its own: a guide must not find another one's values under its names.
+        # Pyro's checks of shapes and supports are worth their time once.
+        with (
+            pyro.get_param_store().scope(),
+            pyro.validation_enabled(self.steps_done == 0),
+            self.particles,
+        ):
+            loss = self.loss(inputs, targets)
+        loss.backward()
+        value = loss.item()
+        self._check(value, inputs)
+        self.optimizer.step()
+        self.schedule.step()
+        self.steps_done += 1
+        return value
+
+    def _check(self, value: float, inputs: Any) -> None:
+        """Stop within the step if anything is not finite, and say where it came from."""
+        grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+        if value - value == 0 and all(bool(g.isfinite().all()) for g in grads):
+            return
+        places = [
+            f"the gradient of {name}"
+            for name, p in self.parameters.items()
+            if p.grad is not None and not bool(p.grad.isfinite().all())
+        ]
+        leaves = inputs.values() if isinstance(inputs, Mapping) else inputs
+        leaves = [leaves] if isinstance(leaves, Tensor) else list(leaves)
+        if not all(bool(x.isfinite().all()) for x in leaves if isinstance(x, Tensor)):
+            places.insert(0, "the input images")
+        kept = f"; the last good state is in {self.checkpoint}" if self.checkpoint else ""
+        raise NonFiniteError(
+            f"SVI step {self.steps_done + 1}: the loss is {value}; not finite: "
+            f"{', '.join(places[:4]) or 'the log likelihood'}{kept}"
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "parameters": {name: p.detach().clone() for name, p in self.parameters.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "steps_done": self.steps_done,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(state["parameters"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.steps_done = state["steps_done"]

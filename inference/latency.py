@@ -1,0 +1,31 @@
+"""How long a forward pass takes on the machine at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.benchmark import Timer
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds for one batch: the median and the interquartile range over repeats."""
+
+    median_ms: float
+    iqr_ms: float
+
+
+def measure_latency(network: nn.Module, inputs: Any, *, seconds: float = 0.5) -> Latency:
+    """Time the network's forward pass on ``inputs`` with torch's own benchmark, in eval mode."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    with torch.inference_mode():
+        timer = Timer("network(x)", globals={"network": network, "x": inputs})
+        timer.timeit(2)
+        measured = timer.blocked_autorange(min_run_time=seconds)
+    for module, mode in modes.items():
+        module.training = mode
+    return Latency(1e3 * measured.median, 1e3 * measured.iqr)

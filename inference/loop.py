@@ -1,0 +1,213 @@
+"""The loop that SVI and training share: epochs of batches, repeatable and resumable bit for bit."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from tqdm import tqdm
+
+from ..model.errors import DirpruneError
+from ..model.writing import write_with
+from .interrupt import deferred_interrupt
+
+CHECKPOINT_SECONDS = 30.0
+
+
+class Loader(Protocol):
+    """Anything that yields (inputs, targets) batches again each time, a ``DataLoader`` say."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass
+class Checkpoint:
+    """Where a long job writes its state, and what the state belongs to.
+
+    Attributes:
+        path: the file; None keeps nothing.
+        settings: what must be equal for a state to be taken up again.
+        resume: take up a state that is there; without it an old file is overwritten.
+    """
+
+    path: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    resume: bool = False
+
+    def read(self) -> dict[str, Any] | None:
+        """The state to go on from, if there is one.
+
+        Raises:
+            DirpruneError: the file is damaged or belongs to other settings.
+        """
+        if self.path is None or not self.resume or not self.path.exists():
+            return None
+        try:
+            state = torch.load(self.path, weights_only=True)
+            settings = state.pop("settings")
+        except (
+            RuntimeError,
+            EOFError,
+            UnpicklingError,
+            zipfile.BadZipFile,
+            KeyError,
+            AttributeError,
+        ) as error:
+            raise DirpruneError(
+                f"checkpoint {self.path} is damaged; remove it to begin this stage again"
+            ) from error
+        if settings != dict(self.settings):
+            changed = [
+                k for k in {**settings, **self.settings} if settings.get(k) != self.settings.get(k)
+            ]
+            raise DirpruneError(
+                f"checkpoint {self.path} is of another run (differs in {', '.join(changed)}); "
+                "remove it, or use the same settings"
+            )
+        return state
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Replace the file by this state."""
+        if self.path is not None:
+            content = {**state, "settings": dict(self.settings)}
+            write_with(self.path, lambda temporary: torch.save(content, temporary))
+
+
+class Resumable(Protocol):
+    """What a loop drives: one step a batch, with a state that can be taken out and put back."""
+
+    def step(self, inputs: Any, targets: Tensor) -> float: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+def run_epochs(
+    job: Resumable,
+    loader: Loader,
+    *,
+    epochs: int,
+    seed: Sequence[int],
+    checkpoint: Checkpoint,
+    device: torch.device,
+    label: str,
+    progress: bool | None = None,
+) -> list[float]:
+    """Drive ``job`` over ``epochs`` passes of the loader; returns the value of every step.
+
+    Every epoch seeds torch's generators anew from ``seed`` and its number, so that the order of the
+    data and all draws follow from the seed alone, and a resumed run finds the same batches. The
+    caller's generators are left as they were.
+
+    Args:
+        job: what to do with a batch.
+        loader: batches of (inputs, targets).
+        epochs: passes over the loader.
+        seed: integers that identify this loop.
+        checkpoint: written every half minute, at an interrupt and at the end.
+        device: where batches go.
+        label: what the progress bar says.
+        progress: show a progress bar; None shows it on a terminal only.
+
+    Raises:
+        DirpruneError: the loader is empty.
+        KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
+    """
+    if len(loader) == 0:
+        raise DirpruneError(f"{label}: the loader is empty, expected batches of (inputs, targets)")
+    saved = checkpoint.read()
+    values: list[float] = []
+    first_epoch, skip, generators = 0, 0, None
+    if saved is not None:
+        job.restore(saved["job"])
+        values = list(saved["values"])
+        first_epoch, skip = divmod(len(values), len(loader))
+        generators = saved["generators"]
+
+    def snapshot() -> dict[str, Any]:
+        return {"job": job.state(), "values": values, "generators": _generators(device)}
+
+    devices = [device] if device.type == "cuda" else []
+    bar = tqdm(
+        total=epochs * len(loader),
+        initial=len(values),
+        desc=label,
+        unit="step",
+        disable=None if progress is None else not progress,
+        leave=False,
+    )
+    last = time.monotonic()
+    with bar, torch.random.fork_rng(devices), deferred_interrupt() as interrupt:
+        for epoch in range(first_epoch, epochs):
+            _seed(loader, [*seed, epoch])
+            for position, batch in enumerate(loader):
+                if epoch == first_epoch and position < skip:
+                    continue
+                if generators is not None:
+                    _restore_generators(generators, device)
+                    generators = None
+                inputs, targets = move_batch(batch, device)
+                values.append(job.step(inputs, targets))
+                bar.update()
+                if interrupt.requested or time.monotonic() - last > CHECKPOINT_SECONDS:
+                    checkpoint.write(snapshot())
+                    last = time.monotonic()
+                if interrupt.requested:
+                    raise KeyboardInterrupt
+        checkpoint.write(snapshot())
+    return values
+
+
+def move_batch(batch: Any, device: torch.device) -> tuple[Any, Tensor]:
+    """A loader's batch as (inputs, targets) on the device.
+
+    Raises:
+        DirpruneError: the batch is not a pair.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        kind = (
+            f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch)
+        )
+        raise DirpruneError(f"expected batches of (inputs, targets) from the loader, got a {kind}")
+    inputs, targets = tree_map(
+        lambda x: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x, tuple(batch)
+    )
+    return inputs, targets
+
+
+def seed_of(numbers: Sequence[int]) -> int:
+    """One seed from several numbers, without the collisions that sums and products have."""
+    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0])
+
+
+def _seed(loader: Loader, numbers: Sequence[int]) -> None:
+    seed = seed_of(numbers)
+    torch.manual_seed(seed)
+    generator = getattr(loader, "generator", None)
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+
+
+def _generators(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _restore_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
