@@ -1,0 +1,142 @@
+"""Posterior draws of the switches and a fixed set of images: what every criterion reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from ...inference.fit import Fit
+from ...inference.loop import Loader, move_batch, seed_of
+from ...model.errors import DirpruneError
+from ...model.switched import SwitchedNetwork
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Posterior draws: ``switches`` site -> [chain, draw, K], ``log_q`` [chain, draw]; float64."""
+
+    switches: dict[str, Tensor]
+    log_q: Tensor
+
+
+def draw_switches(model: SwitchedNetwork, fit: Fit, draws: int, seed: int = 0) -> Draws:
+    """Draws from every guide of a fit; each restart is a chain.
+
+    The guide's own sample statements are run ``draws`` times in one call, under a plate, so that
+    any guide's density is the sum of what its statements report.
+    """
+    switches: dict[str, list[Tensor]] = {name: [] for name in model.sites}
+    log_q = []
+    with torch.random.fork_rng(_devices(model)), torch.no_grad():
+        for restart, guide in enumerate(fit.guides):
+            torch.manual_seed(seed_of([seed, restart, draws]))
+            with pyro.get_param_store().scope(), pyro.plate("_draws", draws, dim=-1):
+                trace = poutine.trace(guide).get_trace(*model.example_inputs)
+            log_q.append(density(trace, draws))
+            for name, site in model.sites.items():
+                value = trace.nodes[name]["value"]
+                switches[name].append(value.reshape(draws, site.size).double().cpu())
+    return Draws({name: torch.stack(parts) for name, parts in switches.items()}, torch.stack(log_q))
+
+
+def density(trace: Any, draws: int) -> Tensor:
+    """The log density [draws] of a trace that was run under a plate of ``draws``."""
+    trace.compute_log_prob()
+    total = torch.zeros(draws, dtype=torch.float64)
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and not site["infer"].get("_do_not_score"):
+            total += site["log_prob"].detach().double().cpu().expand(draws)
+    return total
+
+
+def log_prior(model: SwitchedNetwork, switches: Mapping[str, Tensor]) -> Tensor:
+    """log p(s) of draws [S, K] under the model's prior: [S]."""
+    number = len(next(iter(switches.values())))
+    data = {name: value.to(model.device) for name, value in switches.items()}
+    conditioned = poutine.condition(model.sample_switches, data=data)
+    with torch.no_grad(), pyro.plate("_draws", number, dim=-1):
+        return density(poutine.trace(conditioned).get_trace(), number)
+
+
+def prior_draws(model: SwitchedNetwork, draws: int, seed: int = 0) -> dict[str, Tensor]:
+    """Draws from the prior: site -> [draws, K], float64."""
+    with torch.random.fork_rng(_devices(model)), torch.no_grad():
+        torch.manual_seed(seed_of([seed, 1]))
+        with pyro.plate("_draws", draws, dim=-1):
+            values = model.sample_switches()
+    return {name: value.double().cpu() for name, value in values.items()}
+
+
+def log_likelihood(
+    model: SwitchedNetwork,
+    switches: Mapping[str, Tensor],
+    inputs: Any,
+    targets: Tensor,
+    *,
+    batch_size: int = 512,
+) -> Tensor:
+    """log p(y_i | x_i, s) of every draw s on every example: [S, n], untempered, in nats."""
+    number, count = len(next(iter(switches.values()))), len(targets)
+    out = torch.empty(number * count, dtype=torch.float64)
+    with torch.no_grad():
+        for rows in grid(number, count, batch_size):
+            draw, example = rows // count, (rows % count).to(model.device)
+            chosen = {name: s[draw].to(model.device) for name, s in switches.items()}
+            outputs = model.outputs(take(inputs, example), chosen)
+            out[rows] = model.likelihood(outputs).log_prob(targets[example]).double().cpu()
+    return out.view(number, count)
+
+
+def grid(draws: int, examples: int, batch_size: int) -> Iterator[Tensor]:
+    """The draws x examples grid in batches; row r is draw r // examples, example r mod examples."""
+    for start in range(0, draws * examples, batch_size):
+        yield torch.arange(start, min(start + batch_size, draws * examples))
+
+
+def take(inputs: Any, index: Tensor) -> Any:
+    """The examples of a tree of tensors at these indices."""
+    return tree_map(lambda x: x[index] if isinstance(x, Tensor) else x, inputs)
+
+
+def _devices(model: SwitchedNetwork) -> list[torch.device]:
+    return [model.device] if model.device.type == "cuda" else []
+
+
+def check_data_tree(model: SwitchedNetwork, sizes: Mapping[str, int]) -> None:
+    """Refuse a DataTree whose sites are not the model's."""
+    own = {name: site.size for name, site in model.sites.items()}
+    if dict(sizes) != own:
+        raise DirpruneError(
+            "the DataTree is of another network: it has the sites "
+            f"{', '.join(f'{n} ({k})' for n, k in sizes.items())}, the model has "
+            f"{', '.join(f'{n} ({k})' for n, k in own.items())}"
+        )
+
+
+def fixed_images(
+    model: SwitchedNetwork, loader: Loader, number: int, seed: int = 0
+) -> tuple[Any, Tensor]:
+    """The first ``number`` images of a loader under a fixed seed: (inputs, targets) on the device.
+
+    The same loader gives the same images each time, also where it shuffles.
+    """
+    parts: list[tuple[Any, Tensor]] = []
+    found = 0
+    with torch.random.fork_rng(_devices(model)):
+        torch.manual_seed(seed_of([seed]))
+        for batch in loader:
+            parts.append(move_batch(batch, model.device))
+            found += len(parts[-1][1])
+            if found >= number:
+                break
+    if not parts:
+        raise DirpruneError("the loader is empty, expected batches of (inputs, targets)")
+    inputs, targets = tree_map(lambda *xs: torch.cat(xs)[:number], *parts)
+    return inputs, targets

@@ -1,0 +1,122 @@
+"""The posterior as an ArviZ DataTree."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..inference.fit import Fit
+from ..inference.loop import Loader
+from ..model.errors import DirpruneError
+from ..model.switched import SwitchedNetwork
+from .evidence import COST_DRAWS, COST_IMAGES, fit_concentrations, removal_cost
+from .evidence.switches import (
+    draw_switches,
+    fixed_images,
+    log_likelihood,
+    log_prior,
+    prior_draws,
+)
+from .tree import site_dataset
+
+PACKAGES = ("dirprune", "torch", "torchvision", "pyro-ppl", "arviz", "numpy", "xarray")
+
+
+def posterior(
+    model: SwitchedNetwork,
+    fit: Fit,
+    loader: Loader,
+    *,
+    draws: int = 400,
+    images: int = 100,
+    cost_draws: int = COST_DRAWS,
+    cost_images: int = COST_IMAGES,
+    seed: int = 0,
+) -> xr.DataTree:
+    """Draw from the fitted guides and gather all that ArviZ and the decisions read.
+
+    The layout is that of :mod:`.tree`. ``lp`` is log p(s) + tau N/n sum_i log p(y_i | x_i, s) over
+    the n images (an estimate of the model's own tempered density, up to a constant), ``log_q`` the
+    guide's density; ``log_likelihood`` is untempered and covers the same images, which are training
+    images: what LOO makes of it is in-sample with respect to the weights.
+
+    Args:
+        model: the switched network.
+        fit: from :func:`~dirprune.inference.fit.fit`; restarts become chains.
+        loader: training images.
+        draws: posterior and prior draws per chain.
+        images: n, training images for the log likelihood.
+        cost_draws: posterior draws per chain for the removal cost.
+        cost_images: training images for the removal cost.
+        seed: of the draws and of the choice of images.
+
+    Returns:
+        An ``xarray.DataTree``; ``tree.to_netcdf`` or :func:`.tree.save_tree` writes it.
+    """
+    if not fit.guides:
+        raise DirpruneError("the Fit holds no guide: there is nothing to draw from")
+    for name, value in (("draws", draws), ("images", images), ("cost_draws", cost_draws)):
+        if value < 2:
+            raise DirpruneError(f"{name}: expected at least 2, got {value}")
+    drawn = draw_switches(model, fit, draws, seed)
+    chains = len(fit.guides)
+    flat = {site: s.flatten(0, 1) for site, s in drawn.switches.items()}
+    inputs, targets = fixed_images(model, loader, images, seed)
+    likelihood = log_likelihood(model, flat, inputs, targets)
+    scale = model.num_data / likelihood.shape[1]
+    lp = log_prior(model, flat) + model.temperature * scale * likelihood.sum(1)
+    few = {site: s[:, :cost_draws].flatten(0, 1) for site, s in drawn.switches.items()}
+    cost_inputs = fixed_images(model, loader, cost_images, seed)
+    cost = removal_cost(model, few, *cost_inputs)
+
+    def by_chain(value: torch.Tensor) -> torch.Tensor:
+        return value.reshape(chains, -1, *value.shape[1:])
+
+    def plain(values: dict[str, torch.Tensor], dims: tuple[str, ...]) -> xr.Dataset:
+        data = {name: (dims, v.cpu().numpy()) for name, v in values.items()}
+        dataset = xr.Dataset(data)
+        return dataset.assign_coords({d: np.arange(n) for d, n in dataset.sizes.items()})
+
+    groups = {
+        "posterior": site_dataset(drawn.switches, ("chain", "draw")),
+        "prior": site_dataset(
+            {site: s[None] for site, s in prior_draws(model, draws, seed).items()},
+            ("chain", "draw"),
+        ),
+        "sample_stats": plain({"lp": by_chain(lp), "log_q": drawn.log_q}, ("chain", "draw")),
+        "log_likelihood": plain({"targets": by_chain(likelihood)}, ("chain", "draw", "image")),
+        "observed_data": plain(
+            {"targets": targets}, ("image",) + ("target",) * (targets.dim() - 1)
+        ),
+        "evidence": site_dataset(
+            {site: by_chain(c) for site, c in cost.items()}, ("chain", "draw")
+        ),
+        "cost_table": xr.Dataset({"json": json.dumps(model.costs.to_dict())}),
+    }
+    if all(hasattr(guide, "concentration") for guide in fit.guides):
+        groups["concentration"] = site_dataset(fit_concentrations(fit), ("chain",))
+    groups["evidence"].attrs = {"criterion": "removal-cost", "unit": "nats"}
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs = {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "settings": json.dumps(fit.settings),
+        "sites": json.dumps({n: [s.producers, s.consumers] for n, s in model.sites.items()}),
+        "unprunable": json.dumps(dict(model.unprunable)),
+        "lp_images": likelihood.shape[1],
+        "temperature": model.temperature,
+        **{f"version_{name}": _version(name) for name in PACKAGES},
+    }
+    return tree
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:  # run from a tree that is not installed
+        return "unknown"

@@ -1,0 +1,129 @@
+"""The DataTree's layout: names of groups and variables, and how to read them back.
+
+====================== ======================================== =================================
+group                  variables                                dimensions
+====================== ======================================== =================================
+``posterior``          one per site: draws of the switches      chain (restart), draw, {site}_unit
+``prior``              one per site                             chain, draw, {site}_unit
+``sample_stats``       ``lp``, ``log_q``                        chain, draw
+``log_likelihood``     ``targets``, untempered                  chain, draw, image
+``observed_data``      ``targets``                              image
+``concentration``      one per site                             chain, {site}_unit
+``evidence``           one per site: the removal cost's draws   chain, draw, {site}_unit
+``cost_table``         ``json``                                 (scalar)
+====================== ======================================== =================================
+
+Further criteria with draws get groups ``evidence_<criterion>`` of the same form.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ..model.cost import CostTable
+from ..model.errors import DirpruneError
+from ..model.writing import write_with
+
+PRIMARY = "removal-cost"
+
+
+def unit_dim(site: str) -> str:
+    """The dimension of a site's units."""
+    return f"{site}_unit"
+
+
+def evidence_group(criterion: str) -> str:
+    """The group that holds a criterion's draws."""
+    return "evidence" if criterion == PRIMARY else f"evidence_{criterion}"
+
+
+def site_dataset(values: dict[str, Tensor], dims: tuple[str, ...]) -> xr.Dataset:
+    """One variable per site over ``dims`` and the site's units, with integer coordinates."""
+    data = {
+        site: xr.DataArray(value.detach().cpu().numpy(), dims=(*dims, unit_dim(site)))
+        for site, value in values.items()
+    }
+    dataset = xr.Dataset(data)
+    return dataset.assign_coords({dim: np.arange(size) for dim, size in dataset.sizes.items()})
+
+
+def _group(tree: xr.DataTree, name: str) -> xr.Dataset | None:
+    return tree[name].to_dataset() if name in tree.children else None
+
+
+def _need(tree: xr.DataTree, name: str) -> xr.Dataset:
+    found = _group(tree, name)
+    if found is None:
+        raise DirpruneError(
+            f"the DataTree has no group {name!r} (it has {', '.join(tree.children) or 'none'}): "
+            "expected one made by dirprune.posterior"
+        )
+    return found
+
+
+def site_sizes(tree: xr.DataTree) -> dict[str, int]:
+    """Site name -> number of units."""
+    return {
+        str(site): int(a.sizes[unit_dim(str(site))]) for site, a in _need(tree, "posterior").items()
+    }
+
+
+def concentrations(tree: xr.DataTree) -> dict[str, Tensor]:
+    """Site -> [chain, K]."""
+    group = _need(tree, "concentration")
+    return {str(site): torch.from_numpy(a.values.copy()) for site, a in group.items()}
+
+
+def evidence_draws(tree: xr.DataTree, criterion: str) -> dict[str, Tensor] | None:
+    """Site -> [chain x draw, K] of a stored criterion, None where it is not stored."""
+    group = _group(tree, evidence_group(criterion))
+    if group is None:
+        return None
+    return {
+        str(site): torch.from_numpy(a.values.reshape(-1, a.shape[-1]).copy())
+        for site, a in group.items()
+    }
+
+
+def cost_table(tree: xr.DataTree) -> CostTable:
+    """The cost table that the tree carries."""
+    text = str(_need(tree, "cost_table")["json"].values)
+    try:
+        return CostTable.from_dict(json.loads(text))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DirpruneError(f"the DataTree's cost table is damaged: {error}") from error
+
+
+def save_tree(tree: xr.DataTree, path: str | Path) -> None:
+    """Write as NetCDF (compressed), whole or not at all."""
+    encoding: dict[str, Any] = {
+        group.path: {
+            str(name): {"zlib": True, "complevel": 1}
+            for name, a in group.data_vars.items()
+            if a.dtype.kind in "fi" and a.ndim
+        }
+        for group in tree.subtree
+    }
+    write_with(Path(path), lambda p: tree.to_netcdf(p, engine="h5netcdf", encoding=encoding))
+
+
+def load_tree(path: str | Path) -> xr.DataTree:
+    """Read a ``posterior.nc`` into memory.
+
+    Raises:
+        DirpruneError: no such file, or not a NetCDF file.
+    """
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as tree:
+            return tree.load()
+    except FileNotFoundError as error:
+        raise DirpruneError(f"{path}: no such file") from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise DirpruneError(f"{path} is not a NetCDF file, or is damaged: {error}") from error
