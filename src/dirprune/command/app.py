@@ -1,0 +1,219 @@
+"""The commands and their options, as ``--help`` shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .settings import Settings, parse_budget, parse_numbers
+
+app = typer.Typer(
+    help="Prune a trained network by Bayesian inference: learn which units its layers need, remove "
+    "the others, and see how sure each cut is.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+DATA, MODEL, INFERENCE, RESULT = "Data", "Network", "Inference", "Result"
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"dirprune {version('dirprune')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    network: Annotated[
+        str,
+        typer.Option(
+            help="Network: lenet5, digits-cnn, mlp, vgg16, resnet20 (32, 44, 56, 110), wrn28_10, "
+            "or torchvision:NAME. 'dirprune info' lists them.",
+            rich_help_panel=MODEL,
+        ),
+    ] = "digits-cnn",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Trained weights: safetensors or a plain state dict. Without, the network is "
+            "trained first.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    train_epochs: Annotated[
+        int | None,
+        typer.Option(help="Epochs of that training; by default what suits the data."),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Data set: digits (embedded, no download), mnist, fashion-mnist, cifar10, or "
+            "folder:PATH with PATH/train/CLASS/* and PATH/test/CLASS/*.",
+            rich_help_panel=DATA,
+        ),
+    ] = "digits",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where data sets are, or are downloaded to.")
+    ] = None,
+    download: Annotated[bool, typer.Option(help="Download a data set that is missing.")] = True,
+    size: Annotated[
+        int | None, typer.Option(help="Resize images to this many pixels a side.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean of the pixels, as the weights expect: 0.485,0.456,0.406"),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation of the pixels, likewise.")
+    ] = None,
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="What may be left: macs=0.5 or params=0.2 (share of multiply-adds or parameters), "
+            "keep=0.5 (share of the units). The widths of the layers follow."
+        ),
+    ] = "macs=0.5",
+    evidence: Annotated[
+        str, typer.Option(help="What decides: removal-cost or concentration.")
+    ] = "removal-cost",
+    guide: Annotated[str, typer.Option(help="Family of the posterior.")] = "dirichlet",
+    prior: Annotated[
+        str,
+        typer.Option(help="Prior: symmetric, symmetric:0.3, alpha/K:1, or a number (symmetric)."),
+    ] = "symmetric",
+    temperature: Annotated[
+        float,
+        typer.Option(help="Power of the likelihood; 1 is the plain posterior, less is wider."),
+    ] = 0.01,
+    scaling: Annotated[
+        str, typer.Option(help="Gain of a unit: mean-one (K s) or simplex (s).")
+    ] = "mean-one",
+    svi_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of SVI; by default as many as make 400 steps.")
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(help="Independent SVI runs; they become ArviZ's chains.")
+    ] = 2,
+    particles: Annotated[int, typer.Option(help="Independent switches in each batch.")] = 8,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Switch this layer only (may be repeated).")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave this layer alone (may be repeated).")
+    ] = None,
+    finetune_epochs: Annotated[
+        int | None,
+        typer.Option(help="Epochs of fine-tuning; 0 for none, by default what suits the data."),
+    ] = None,
+    distill: Annotated[
+        bool, typer.Option(help="Fine-tune towards the original network's probabilities too.")
+    ] = True,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 128,
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results [default: runs/NETWORK-DATA].")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run in that folder.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin again in a folder that holds a run.")
+    ] = False,
+) -> None:
+    """The whole job: train or load, learn the posterior, decide, prune, fine-tune, report.
+
+    Writes report.html, metrics.json, decision.json, posterior.nc, pruned/ (for dirprune.load) and
+    pruned.pt2 (for torch.export.load) to the folder --out.
+    """
+    settings = Settings(
+        network=network,
+        data=data,
+        budget=parse_budget(budget),
+        weights=None if weights is None else str(weights),
+        data_root=None if data_root is None else str(data_root),
+        download=download,
+        size=size,
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
+        train_epochs=train_epochs,
+        guide=guide,
+        prior=prior,
+        temperature=temperature,
+        scaling=scaling,
+        svi_epochs=svi_epochs,
+        restarts=restarts,
+        particles=particles,
+        evidence=evidence,
+        include=include or None,
+        exclude=exclude or None,
+        finetune_epochs=finetune_epochs,
+        distill=distill,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+    )
+    folder = out or Path("runs") / f"{network}-{data}".replace(":", "-").replace("/", "-")
+    from .run import run_job
+
+    run_job(settings, folder, resume=resume, overwrite=overwrite)
+
+
+@app.command()
+def info(
+    network: Annotated[
+        str | None, typer.Argument(help="A network's name; without, all names are listed.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Pixels a side of the images.")] = 32,
+    channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A network's sites: units, producers, consumers, share of the cost, and what is left alone."""
+    from .info import describe, list_names
+
+    if network is None:
+        typer.echo(list_names(as_json))
+    else:
+        typer.echo(describe(network, size, channels, classes, as_json))
+
+
+@app.command()
+def decide(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A folder of dirprune run.")],
+    budget: Annotated[str, typer.Option(help="macs=0.5, params=0.2 or keep=0.5.")],
+    evidence: Annotated[str, typer.Option(help="removal-cost or concentration.")] = "removal-cost",
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the decision (JSON); else it is printed.")
+    ] = None,
+) -> None:
+    """Another decision under another budget, from RUN/posterior.nc alone."""
+    wanted: dict[str, Any] = parse_budget(budget)
+    from .decide import decide_again
+
+    typer.echo(decide_again(run_folder, wanted, evidence, out))
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A folder of dirprune run.")],
+) -> None:
+    """Write RUN/report.html and its pictures again, from the files of the run."""
+    from ..analysis.report import write_report
+
+    typer.echo(write_report(run_folder))

@@ -1,0 +1,32 @@
+"""``dirprune decide``: another one-shot decision from a run's posterior alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..analysis.decide import decide
+from ..analysis.evidence import evidence
+from ..analysis.tree import cost_table, load_tree
+
+
+def decide_again(run: Path, budget: dict[str, float], criterion: str, out: Path | None) -> str:
+    """Decide under a budget, write the decision if asked to, and say what it costs."""
+    tree = load_tree(run / "posterior.nc")
+    decision = decide(tree, evidence(criterion, None, tree), **budget)
+    costs = cost_table(tree)
+    summary = {
+        "budget": budget,
+        "evidence": criterion,
+        **{
+            what: round(costs.total(what, decision.kept) / costs.total(what), 4)
+            for what in ("macs", "params")
+        },
+        "widths": {name: len(units) for name, units in decision.kept.items()},
+    }
+    if out is None:
+        return json.dumps(
+            {**summary, "kept": {n: k.tolist() for n, k in decision.kept.items()}}, indent=1
+        )
+    decision.save(out)
+    return json.dumps({**summary, "decision": str(out)}, indent=1)

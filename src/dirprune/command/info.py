@@ -1,0 +1,95 @@
+"""``dirprune info``: what can be pruned in a network, and the names that options take."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from ..analysis.evidence import CRITERIA
+from ..guides import GUIDES
+from ..inference.data import data_names
+from ..model.cost import CostTable
+from ..model.networks import NETWORKS, build_network, network_names
+from ..model.priors import PRIORS
+from ..model.switched import SwitchedNetwork
+
+
+def list_names(as_json: bool) -> str:
+    """All names that options take."""
+    names = {
+        "networks": network_names(),
+        "data": data_names(),
+        "guides": list(GUIDES),
+        "priors": list(PRIORS),
+        "evidence": list(CRITERIA),
+    }
+    if as_json:
+        return json.dumps(names, indent=1)
+    others = len(names["networks"]) - len(NETWORKS)
+    names["networks"] = [*NETWORKS, f"torchvision:NAME ({others} names; --json lists them)"]
+    return "\n".join(f"{kind + ':':10} {', '.join(values)}" for kind, values in names.items())
+
+
+def describe(name: str, size: int, channels: int, classes: int, as_json: bool) -> str:
+    """A network's sites as a table, or as JSON."""
+    network = build_network(name, num_classes=classes, in_channels=channels, size=size)
+    model = SwitchedNetwork(network, torch.randn(2, channels, size, size), num_data=1)
+    sites = [
+        {
+            "name": site.name,
+            "units": site.size,
+            "producers": list(site.producers),
+            "consumers": list(site.consumers),
+            **{
+                f"{what}_share": share_of(model.costs, site.name, what)
+                for what in ("macs", "params")
+            },
+        }
+        for site in model.sites.values()
+    ]
+    data: dict[str, Any] = {
+        "network": name,
+        "macs": model.costs.total("macs"),
+        "params": model.costs.total("params"),
+        "sites": sites,
+        "unprunable": dict(model.unprunable),
+    }
+    return json.dumps(data, indent=1) if as_json else _table(data)
+
+
+def share_of(costs: CostTable, site: str, what: str) -> float:
+    """The share of the cost that goes when the site alone shrinks to one unit."""
+    full = costs.total(what)
+    return 1 - costs.total(what, {site: torch.tensor([0])}) / full
+
+
+def _table(data: dict[str, Any]) -> str:
+    rows = [["site", "units", "MACs", "params", "produced by", "read by"]]
+    for site in data["sites"]:
+        rows.append(
+            [
+                site["name"],
+                str(site["units"]),
+                f"{100 * site['macs_share']:.1f} %",
+                f"{100 * site['params_share']:.1f} %",
+                _few(site["producers"]),
+                _few(site["consumers"]),
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [f"{data['network']}: {data['macs']:,} MACs, {data['params']:,} parameters", ""]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if 1 <= i <= 3 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines += ["", "MACs, params: what goes when the site alone shrinks to one unit.", "Left alone:"]
+    lines += [f"  {layer}: {reason}" for layer, reason in data["unprunable"].items()]
+    return "\n".join(lines)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,360 @@
+"""``dirprune run``: the stages of the whole job, each kept when it is finished."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..analysis.decide import decide
+from ..analysis.diagnostics import diagnose
+from ..analysis.evidence import CRITERIA, evidence
+from ..analysis.evidence.switches import draw_switches, fixed_images, log_likelihood
+from ..analysis.posterior import posterior
+from ..analysis.report import write_report
+from ..analysis.tree import load_tree, save_tree
+from ..guides import GUIDES
+from ..inference.batchnorm import recalibrate
+from ..inference.data import ImageData, check_data, load_data, loader
+from ..inference.evaluate import Accuracy, evaluate
+from ..inference.fit import fit
+from ..inference.latency import measure_latency
+from ..inference.loop import seed_of
+from ..inference.training import finetune, train
+from ..model.cost import count_macs, count_params
+from ..model.decision import Decision
+from ..model.errors import DirpruneError, unknown_name
+from ..model.networks import build_network, load_weights
+from ..model.priors import make_prior
+from ..model.storage import save
+from ..model.surgery import prune
+from ..model.switched import SwitchedNetwork
+from ..model.writing import atomic_write
+from .export import export_program
+from .settings import Settings, recipe
+
+SVI_STEPS = 400
+ELPD_DRAWS, ELPD_IMAGES = 100, 500
+SETTINGS, METRICS, HISTORY = "settings.json", "metrics.json", "history.json"
+
+
+def run_job(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Run all stages into ``folder`` and print what came of it."""
+    _check_names(settings)
+    device = _device(settings.device)
+    _claim(folder, settings, resume=resume, overwrite=overwrite)
+    job = _Job(settings, folder, device)
+    job.run()
+    print(job.summary())
+
+
+@dataclass
+class _Job:
+    settings: Settings
+    folder: Path
+    device: torch.device
+    metrics: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, list[Any]] = field(default_factory=dict)
+
+    # -- the stages -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        s = self.settings
+        self.metrics = {
+            "network": s.network, "data": s.data, "budget": s.budget, "evidence": s.evidence,
+            "seed": s.seed, "settings": s.to_dict(), "warnings": [], "seconds": {},
+            "accuracy": {}, "accuracy_validation": {},
+        }  # fmt: skip
+        (self.folder / "checkpoints").mkdir(exist_ok=True)
+        self.data = self._stage("data", self._load_data)
+        self.metrics["images"] = {
+            part: len(getattr(self.data, part)) for part in ("train", "validation", "test")
+        }
+        network = self._stage("network", self._trained_network)
+        self._measure("original", network)
+        self._warn_at_chance()
+        model = self._stage("graph", lambda: self._switched(network))
+        fitted = self._stage("svi", lambda: self._fit(model))
+        decision = self._stage("posterior", lambda: self._decide(model, fitted))
+        pruned = prune(model, decision)
+        self._measure("pruned", pruned)
+        pruned = self._stage("finetuning", lambda: self._finetune(pruned, network))
+        self._sizes(model, decision, network, pruned)
+        self._stage("latency", lambda: self._latency(network, pruned))
+        self._stage("export", lambda: self._export(pruned))
+        tree = load_tree(self.folder / "posterior.nc")
+        self.metrics["versions"] = {
+            str(key).removeprefix("version_"): value
+            for key, value in tree.attrs.items()
+            if str(key).startswith("version_")
+        }
+        self._write()
+        self._stage("report", lambda: write_report(self.folder))
+        self._write()
+        shutil.rmtree(self.folder / "checkpoints")
+
+    def _stage[T](self, name: str, work: Callable[[], T]) -> T:
+        """Run a stage, say so on a terminal, and note its time."""
+        if sys.stderr.isatty():
+            print(f"{name} ...", file=sys.stderr)
+        started = time.perf_counter()
+        result = work()
+        self.metrics["seconds"][name] = round(time.perf_counter() - started, 3)
+        return result
+
+    def _load_data(self) -> ImageData:
+        s = self.settings
+        data = load_data(
+            s.data, root=s.data_root, download=s.download, mean=s.mean, std=s.std, size=s.size,
+            seed=s.seed,
+        )  # fmt: skip
+        check_data(data, max_batches=4)
+        return data
+
+    def _loader(self, part: str, *, shuffle: bool = False, augment: bool = False) -> Any:
+        return loader(
+            getattr(self.data, part), self.settings.batch_size, shuffle=shuffle,
+            augment=recipe(self.settings.data).augment if augment else None,
+        )  # fmt: skip
+
+    def _trained_network(self) -> nn.Module:
+        s, data = self.settings, self.data
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed_of([s.seed, 0]))
+            network = build_network(
+                s.network, num_classes=data.num_classes, in_channels=data.in_channels,
+                size=data.size,
+            )  # fmt: skip
+        network.to(self.device)
+        if s.weights is not None:
+            load_weights(network, s.weights)
+            self.history["training"] = []
+        else:
+            epochs = s.train_epochs or recipe(s.data).train_epochs
+            self.history["training"] = train(
+                network, self._loader("train", shuffle=True, augment=True), epochs=epochs,
+                seed=seed_of([s.seed, 1]), checkpoint=self._checkpoint("training"), resume=True,
+            )  # fmt: skip
+        save(self.folder / "original", network, notes=self._notes())
+        return network.eval()
+
+    def _switched(self, network: nn.Module) -> SwitchedNetwork:
+        s, data = self.settings, self.data
+        example = data.train[[0, 1]][0].to(self.device)
+        return SwitchedNetwork(
+            network, example, num_data=len(data.train), prior=make_prior(s.prior),
+            temperature=s.temperature, scaling=s.scaling, include=s.include, exclude=s.exclude,
+        ).to(self.device)  # fmt: skip
+
+    def _fit(self, model: SwitchedNetwork) -> Any:
+        s = self.settings
+        batches = self._loader("train", shuffle=True)
+        fitted = fit(
+            model, s.guide, batches, epochs=s.svi_epochs or math.ceil(SVI_STEPS / len(batches)),
+            restarts=s.restarts, particles=s.particles, seed=seed_of([s.seed, 2]),
+            checkpoint=self._checkpoint("svi"), resume=True,
+        )  # fmt: skip
+        self.history["svi"] = fitted.history
+        return fitted
+
+    def _decide(self, model: SwitchedNetwork, fitted: Any) -> Decision:
+        s = self.settings
+        batches = self._loader("train", shuffle=True)
+        path = self.folder / "posterior.nc"
+        if not path.exists():
+            save_tree(posterior(model, fitted, batches, seed=s.seed), path)
+        tree = load_tree(path)
+        switches = draw_switches(model, fitted, ELPD_DRAWS, s.seed).switches
+        held_out = fixed_images(model, self._loader("validation"), ELPD_IMAGES, s.seed)
+        flat = {site: value.flatten(0, 1) for site, value in switches.items()}
+        self.metrics["diagnostics"] = diagnose(
+            tree, fitted.history, log_likelihood(model, flat, *held_out)
+        )
+        decision = decide(model, evidence(s.evidence, model, tree, batches), **s.budget)
+        decision = Decision(
+            decision.kept, decision.probability, {**decision.settings, "evidence": s.evidence}
+        )
+        decision.save(self.folder / "decision.json")
+        return decision
+
+    def _finetune(self, pruned: nn.Module, original: nn.Module) -> nn.Module:
+        s = self.settings
+        accuracy = self.metrics["accuracy"], self.metrics["accuracy_validation"]
+        batches = self._loader("train", shuffle=True, augment=True)
+        for values in accuracy:
+            values.update(recalibrated=None, finetuned=None)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed_of([s.seed, 3]))
+            if recalibrate(pruned, self._loader("train", shuffle=True)):
+                self._measure("recalibrated", pruned)
+        epochs = recipe(s.data).finetune_epochs if s.finetune_epochs is None else s.finetune_epochs
+        self.history["finetuning"] = []
+        if epochs:
+            self.history["finetuning"] = finetune(
+                pruned, batches, epochs=epochs, teacher=original if s.distill else None,
+                seed=seed_of([s.seed, 4]), checkpoint=self._checkpoint("finetuning"), resume=True,
+            )  # fmt: skip
+            self._measure("finetuned", pruned)
+        save(self.folder / "pruned", pruned, notes=self._notes())
+        return pruned
+
+    def _latency(self, network: nn.Module, pruned: nn.Module) -> None:
+        batch = self.data.test[list(range(min(128, len(self.data.test))))][0].to(self.device)
+        before, after = measure_latency(network, batch), measure_latency(pruned, batch)
+        self.metrics["latency_ms"] = {"before": before.median_ms, "after": after.median_ms}
+        self.metrics["latency_iqr_ms"] = {"before": before.iqr_ms, "after": after.iqr_ms}
+        self.metrics["latency_batch"] = len(batch)
+
+    def _export(self, pruned: nn.Module) -> None:
+        example = self.data.train[[0, 1]][0].to(self.device)
+        export_program(pruned, example, self.folder / "pruned.pt2")
+
+    # -- figures ----------------------------------------------------------------------------------
+
+    def _measure(self, stage: str, network: nn.Module) -> None:
+        """Accuracy on validation and on test images; nothing later reads the latter."""
+        for key, part in (("accuracy_validation", "validation"), ("accuracy", "test")):
+            found: Accuracy = evaluate(network, self._loader(part))
+            self.metrics[key][stage] = round(found.percent, 4)
+
+    def _warn_at_chance(self) -> None:
+        accuracy = self.metrics["accuracy_validation"]["original"]
+        chance, images = 100 / self.data.num_classes, len(self.data.validation)
+        error = math.sqrt(chance * (100 - chance) / images)
+        if accuracy < chance + 3 * error:
+            self._warn(
+                f"the network classifies {accuracy:.1f} % of the validation images correctly, "
+                f"which is no better than chance ({chance:.1f} %): its weights do not fit the data "
+                "(are --mean, --std and --size those that it was trained with?), and what follows "
+                "says nothing about a trained network"
+            )
+
+    def _warn(self, message: str) -> None:
+        print(f"dirprune: warning: {message}", file=sys.stderr)
+        self.metrics["warnings"].append(message)
+
+    def _sizes(
+        self, model: SwitchedNetwork, decision: Decision, network: nn.Module, pruned: nn.Module
+    ) -> None:
+        example = (self.data.train[[0, 1]][0].to(self.device),)
+        self.metrics["macs"] = {
+            "before": count_macs(network, example), "after": count_macs(pruned, example)
+        }  # fmt: skip
+        self.metrics["params"] = {"before": count_params(network), "after": count_params(pruned)}
+        self.metrics["sites"] = [
+            {
+                "name": site.name, "units": site.size, "kept": len(decision.kept[site.name]),
+                "producers": list(site.producers), "consumers": list(site.consumers),
+            }
+            for site in model.sites.values()
+        ]  # fmt: skip
+        self.metrics["unprunable"] = dict(model.unprunable)
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def _checkpoint(self, stage: str) -> Path:
+        return self.folder / "checkpoints" / stage
+
+    def _notes(self) -> dict[str, Any]:
+        data = self.data
+        return {
+            "data": data.name, "mean": list(data.mean), "std": list(data.std),
+            "size": data.size, "classes": list(data.class_names),
+        }  # fmt: skip
+
+    def _write(self) -> None:
+        atomic_write(self.folder / METRICS, json.dumps(self.metrics, indent=1))
+        atomic_write(self.folder / HISTORY, json.dumps(self.history))
+
+    def summary(self) -> str:
+        m = self.metrics
+        accuracy = ", ".join(
+            f"{stage} {value:.2f} %" for stage, value in m["accuracy"].items() if value is not None
+        )
+        shares = ", ".join(
+            f"{what} {m[key]['before']:,} -> {m[key]['after']:,} "
+            f"({100 * m[key]['after'] / m[key]['before']:.1f} %)"
+            for what, key in (("MACs", "macs"), ("parameters", "params"))
+        )
+        widths = ", ".join(f"{s['name']} {s['units']} -> {s['kept']}" for s in m["sites"][:8])
+        more = f" and {len(m['sites']) - 8} more" if len(m["sites"]) > 8 else ""
+        return "\n".join(
+            [
+                f"test accuracy: {accuracy}",
+                shares,
+                f"widths: {widths}{more}",
+                f"report: {self.folder / 'report.html'}",
+            ]
+        )
+
+
+def _check_names(settings: Settings) -> None:
+    """Refuse unknown names and bad numbers before anything takes time."""
+    if settings.guide not in GUIDES:
+        raise unknown_name("guide", settings.guide, GUIDES)
+    if settings.evidence not in CRITERIA:
+        raise unknown_name("evidence", settings.evidence, CRITERIA)
+    make_prior(settings.prior)
+    for option in ("train_epochs", "svi_epochs", "restarts", "particles", "batch_size"):
+        value = getattr(settings, option)
+        if value is not None and value < 1:
+            name = option.replace("_", "-")
+            raise DirpruneError(f"--{name} {value}: expected a whole number of at least 1")
+    if settings.finetune_epochs is not None and settings.finetune_epochs < 0:
+        raise DirpruneError(f"--finetune-epochs {settings.finetune_epochs}: expected 0 or more")
+    if settings.seed < 0:
+        raise DirpruneError(f"--seed {settings.seed}: expected 0 or more")
+    if not (math.isfinite(settings.temperature) and settings.temperature > 0):
+        raise DirpruneError(f"--temperature {settings.temperature}: expected a positive number")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise DirpruneError(f"--device {name}: {reason}") from error
+    return device
+
+
+def _claim(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
+    """Take the folder for this run, or go on with the one that is there."""
+    path = folder / SETTINGS
+    wanted = json.loads(json.dumps(settings.to_dict()))
+    if path.exists() and resume:
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise DirpruneError(f"{path} is damaged; --overwrite begins again") from error
+        changed = [key for key in wanted if found.get(key) != wanted[key]]
+        if changed:
+            differences = ", ".join(
+                f"--{key.replace('_', '-')} was {found.get(key)!r}, now {wanted[key]!r}"
+                for key in changed
+            )
+            raise DirpruneError(
+                f"{folder} holds a run with other settings ({differences}): use the same, another "
+                "--out, or --overwrite"
+            )
+        return
+    if path.exists() and not overwrite:
+        raise DirpruneError(
+            f"{folder} holds a run already: --resume goes on with it, --overwrite begins again, "
+            "--out names another folder"
+        )
+    if overwrite:
+        for name in ("posterior.nc", METRICS, HISTORY, "decision.json", "report.html"):
+            (folder / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "original", "pruned", "figures"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    atomic_write(path, json.dumps(wanted, indent=1))

@@ -1,0 +1,103 @@
+"""What a run is asked to do: the options of ``dirprune run`` as one checked record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+BUDGETS = ("macs", "params", "keep")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of ``dirprune run`` that determine its result."""
+
+    network: str = "digits-cnn"
+    data: str = "digits"
+    budget: dict[str, float] = field(default_factory=lambda: {"macs": 0.5})
+    weights: str | None = None
+    data_root: str | None = None
+    download: bool = True
+    size: int | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    train_epochs: int | None = None
+    guide: str = "dirichlet"
+    prior: str = "symmetric"
+    temperature: float = 0.01
+    scaling: str = "mean-one"
+    svi_epochs: int | None = None
+    restarts: int = 2
+    particles: int = 8
+    evidence: str = "removal-cost"
+    include: list[str] | None = None
+    exclude: list[str] | None = None
+    finetune_epochs: int | None = None
+    distill: bool = True
+    batch_size: int = 128
+    seed: int = 0
+    device: str = "cpu"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is usual for a data set, where the user says nothing."""
+
+    train_epochs: int
+    finetune_epochs: int
+    augment: str | None
+
+
+RECIPES = {
+    "digits": Recipe(30, 30, None),
+    "mnist": Recipe(10, 40, "shift"),
+    "fashion-mnist": Recipe(30, 40, "crop-flip"),
+    "cifar10": Recipe(60, 40, "crop-flip"),
+}
+FOLDER_RECIPE = Recipe(60, 40, "crop-flip")
+
+
+def recipe(data: str) -> Recipe:
+    """The recipe of a data set."""
+    return RECIPES.get(data, FOLDER_RECIPE)
+
+
+def parse_budget(text: str) -> dict[str, float]:
+    """``"macs=0.4"`` as a mapping.
+
+    Raises:
+        ValueError: not of that form, or an unknown budget; the message says what was expected.
+    """
+    from ..model.errors import DirpruneError, unknown_name
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise DirpruneError(f"budget {text!r}: expected NAME=SHARE, as in macs=0.5")
+    if name not in BUDGETS:
+        raise unknown_name("budget", name, BUDGETS)
+    try:
+        share = float(value)
+    except ValueError:
+        raise DirpruneError(
+            f"budget {text!r}: expected a number after '=', as in macs=0.5"
+        ) from None
+    if not 0 < share <= 1:
+        raise DirpruneError(f"budget {text!r}: expected a share in (0, 1]")
+    return {name: share}
+
+
+def parse_numbers(option: str, text: str | None) -> list[float] | None:
+    """``"0.5,0.5,0.5"`` as a list of numbers."""
+    from ..model.errors import DirpruneError
+
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise DirpruneError(
+            f"{option} {text!r}: expected numbers separated by commas, as in 0.485,0.456,0.406"
+        ) from None
