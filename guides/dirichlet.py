@@ -14,7 +14,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, TraceMeanField_ELBO
+from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn.module import PyroParam
 from pyro.ops.tensor_utils import periodic_repeat
@@ -86,7 +86,7 @@ class AutoDirichlet(AutoGuide):
             self._setup_prototype()
 
     @staticmethod
-    def elbo(**kwargs: Any) -> ELBO:
+    def elbo(**kwargs: Any) -> TraceMeanField_ELBO:
         """The ELBO that is right for this guide: the KL to a Dirichlet prior in closed form.
 
         (``Trace_ELBO`` estimates the KL from log s, whose gradients are wrong at concentrations
@@ -196,7 +196,7 @@ class AutoDirichlet(AutoGuide):
         # In the context, as in a call: what the parameter store holds, if it was loaded, counts.
         with torch.no_grad(), poutine.block(), self._pyro_context:
             return {
-                name: function(getattr(self, _attribute(name)).detach().clone())
+                name: function(getattr(self, _attribute(name)).detach())
                 for name, _ in self.prototype_trace.iter_stochastic_nodes()
             }
 
