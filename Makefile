@@ -29,7 +29,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## train, prune and report on the embedded digits, into runs/demo
-	$(BIN)/dirprune run --out runs/demo
+	$(BIN)/dirprune run --out runs/demo --overwrite
 
 test: $(INSTALLED) ## tests and doctests, without the slow ones (PYTEST_ARGS=... adds options)
 	$(PYTEST) --doctest-modules --pyargs dirprune tests/ $(PYTEST_ARGS)

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..model.errors import DirpruneError
+from .evaluate import eval_mode
 from .loop import Loader, move_batch
 
 
@@ -24,22 +26,30 @@ def recalibrate(network: nn.Module, loader: Loader, *, batches: int = 50) -> int
 
     Returns:
         The number of batch norms.
+
+    Raises:
+        DirpruneError: no batch to estimate from.
     """
+    if batches < 1:
+        raise DirpruneError(f"batches: expected at least 1, got {batches}")
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return 0
-    modes = {module: module.training for module in network.modules()}
+    used = itertools.islice(loader, batches)
+    first = next(used, None)
+    if first is None:  # before the old statistics are lost
+        raise DirpruneError("the loader is empty, expected batches of (inputs, targets)")
     momenta = [norm.momentum for norm in norms]
     device = next(network.parameters()).device
-    network.eval()  # dropout and the like stay off: only the batch norms see training mode
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.train()
-    for batch in itertools.islice(loader, batches):
-        network(move_batch(batch, device)[0])
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    for module, mode in modes.items():
-        module.training = mode
+    try:
+        with eval_mode(network):  # dropout and the like are off: only the batch norms are in train
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a cumulative average
+                norm.train()
+            for batch in itertools.chain([first], used):
+                network(move_batch(batch, device)[0])
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
     return len(norms)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -25,23 +27,32 @@ class Accuracy:
         return 100.0 * self.correct / self.total
 
 
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Every module in eval mode; each gets its own mode back, also after an error."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
 def evaluate(network: nn.Module, loader: Loader, device: torch.device | None = None) -> Accuracy:
     """Accuracy and log likelihood of a classifier, in eval mode; its own mode is put back."""
     if device is None:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     correct = total = 0
     log_likelihood = 0.0
-    for batch in loader:
-        inputs, targets = move_batch(batch, device)
-        logits = network(inputs)
-        correct += int((logits.argmax(1) == targets).sum())
-        total += len(targets)
-        log_likelihood -= float(F.cross_entropy(logits, targets, reduction="sum"))
-    for module, mode in modes.items():
-        module.training = mode
+    with eval_mode(network):
+        for batch in loader:
+            inputs, targets = move_batch(batch, device)
+            logits = network(inputs)
+            correct += int((logits.argmax(1) == targets).sum())
+            total += len(targets)
+            log_likelihood -= float(F.cross_entropy(logits, targets, reduction="sum"))
     if total == 0:
         raise DirpruneError("the loader is empty, expected batches of (inputs, targets)")
     return Accuracy(correct, total, log_likelihood)

@@ -17,7 +17,8 @@ from torch import Tensor
 from ..guides import GUIDES
 from ..model.errors import DirpruneError, unknown_name
 from ..model.switched import SwitchedNetwork
-from .loop import Checkpoint, Loader, run_epochs, seed_of
+from .batches import check_batch, not_finite
+from .loop import Checkpoint, Loader, NonFiniteError, move_batch, run_epochs, seed_of
 from .particles import Particles
 
 GuideSpec = str | type[AutoGuide] | AutoGuide | Callable[[SwitchedNetwork], AutoGuide]
@@ -40,10 +41,6 @@ class Fit:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-class NonFiniteError(DirpruneError):
-    """A loss, a gradient or a parameter became NaN or infinite."""
-
-
 def fit(
     model: SwitchedNetwork,
     guide: GuideSpec,
@@ -51,7 +48,7 @@ def fit(
     *,
     epochs: int = 1,
     restarts: int = 1,
-    particles: int = 8,
+    particles: int = 4,
     lr: float = 0.05,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -91,10 +88,15 @@ def fit(
     started = time.perf_counter()
     folder = None if checkpoint is None else Path(checkpoint)
     fitted = Fit([], [], 0.0)
+    learned = [p for p in model.parameters() if p.requires_grad]  # a likelihood's noise
+    initial = [p.detach().clone() for p in learned]
     for restart in range(restarts):
+        with torch.no_grad():
+            for p, value in zip(learned, initial, strict=True):
+                p.copy_(value)
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed_of([seed, restart]))
-            job = _Svi(make(model), model, particles, lr, epochs * len(loader), folder)
+            job = _Svi(make(model), model, particles, lr, epochs * len(loader))
         path = None if folder is None else folder.with_name(f"{folder.name}.{restart}")
         fitted.guides.append(job.guide)
         fitted.settings = {
@@ -153,23 +155,42 @@ class _Svi:
         particles: int,
         lr: float,
         steps: int,
-        checkpoint: Path | None,
     ) -> None:
-        self.guide, self.model, self.checkpoint = guide, model, checkpoint
+        self.guide, self.model = guide, model
         self.particles = Particles(particles)
         elbo = guide.elbo() if hasattr(guide, "elbo") else Trace_ELBO()
         self.loss = elbo(model, guide)
         if getattr(guide, "prototype_trace", True) is None:
+            # A guide of Pyro's takes whatever is not observed for latent: give it targets.
+            examples, _ = move_batch((model.example_inputs, torch.empty(0)), model.device)
             with pyro.get_param_store().scope():
-                guide._setup_prototype(model.example_inputs)
+                guide._setup_prototype(examples, model(examples))
         self.parameters = {name: p for name, p in self.loss.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise DirpruneError(f"{type(guide).__name__} has no parameters to learn")
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=lr, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.Adam(
+            self.parameters.values(), lr=lr, betas=(0.9, 0.99), fused=True
+        )
         self.schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 1e-3, steps)
         self.steps_done = 0
+        self._looked = False
 
     def step(self, inputs: Any, targets: Tensor) -> float:
+        if not self._looked:
+            self._look(inputs, targets)
+            self._looked = True
+        try:
+            value = self._gradient(inputs, targets)
+        except (RuntimeError, ValueError, LookupError, TypeError):
+            self._look(inputs, targets)  # is it the batch?
+            raise
+        self._check(value, inputs, targets)
+        self.optimizer.step()
+        self.schedule.step()
+        self.steps_done += 1
+        return value
+
+    def _gradient(self, inputs: Any, targets: Tensor) -> float:
         self.optimizer.zero_grad(set_to_none=True)
         # A parameter store of its own: a guide must not find another one's values under its names.
         # Pyro's checks of shapes and supports are worth their time once.
@@ -180,14 +201,14 @@ class _Svi:
         ):
             loss = self.loss(inputs, targets)
         loss.backward()
-        value = loss.item()
-        self._check(value, inputs)
-        self.optimizer.step()
-        self.schedule.step()
-        self.steps_done += 1
-        return value
+        return loss.item()
 
-    def _check(self, value: float, inputs: Any) -> None:
+    def _look(self, inputs: Any, targets: Tensor) -> None:
+        """Say what is wrong with a batch, where that can be told."""
+        if places := check_batch(self.model, inputs, targets):
+            raise NonFiniteError(f"SVI step {self.steps_done + 1}: not finite: {', '.join(places)}")
+
+    def _check(self, value: float, inputs: Any, targets: Tensor) -> None:
         """Stop within the step if anything is not finite, and say where it came from."""
         grads = [p.grad for p in self.parameters.values() if p.grad is not None]
         if value - value == 0 and all(bool(g.isfinite().all()) for g in grads):
@@ -197,14 +218,10 @@ class _Svi:
             for name, p in self.parameters.items()
             if p.grad is not None and not bool(p.grad.isfinite().all())
         ]
-        leaves = inputs.values() if isinstance(inputs, Mapping) else inputs
-        leaves = [leaves] if isinstance(leaves, Tensor) else list(leaves)
-        if not all(bool(x.isfinite().all()) for x in leaves if isinstance(x, Tensor)):
-            places.insert(0, "the input images")
-        kept = f"; the last good state is in {self.checkpoint}" if self.checkpoint else ""
+        places = not_finite(inputs, targets) + places
         raise NonFiniteError(
             f"SVI step {self.steps_done + 1}: the loss is {value}; not finite: "
-            f"{', '.join(places[:4]) or 'the log likelihood'}{kept}"
+            f"{', '.join(places[:4]) or 'the log likelihood'}"
         )
 
     def state(self) -> dict[str, Any]:

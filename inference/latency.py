@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
+from .evaluate import eval_mode
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -20,12 +22,8 @@ class Latency:
 
 def measure_latency(network: nn.Module, inputs: Any, *, seconds: float = 0.5) -> Latency:
     """Time the network's forward pass on ``inputs`` with torch's own benchmark, in eval mode."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    with torch.inference_mode():
+    with eval_mode(network), torch.inference_mode():
         timer = Timer("network(x)", globals={"network": network, "x": inputs})
         timer.timeit(2)
         measured = timer.blocked_autorange(min_run_time=seconds)
-    for module, mode in modes.items():
-        module.training = mode
     return Latency(1e3 * measured.median, 1e3 * measured.iqr)

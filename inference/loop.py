@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -56,17 +57,26 @@ class Checkpoint:
         try:
             state = torch.load(self.path, weights_only=True)
             settings = state.pop("settings")
+            missing = {"job", "values", "generators"} - set(state)
         except (
+            OSError,
             RuntimeError,
             EOFError,
             UnpicklingError,
             zipfile.BadZipFile,
             KeyError,
             AttributeError,
+            TypeError,
+            ValueError,
         ) as error:
             raise DirpruneError(
-                f"checkpoint {self.path} is damaged; remove it to begin this stage again"
+                f"checkpoint {self.path} is damaged, or is none of ours; remove it to begin this "
+                "stage again"
             ) from error
+        if missing or not isinstance(settings, dict):
+            raise DirpruneError(
+                f"{self.path} is not a checkpoint of ours; remove it to begin again"
+            )
         if settings != dict(self.settings):
             changed = [
                 k for k in {**settings, **self.settings} if settings.get(k) != self.settings.get(k)
@@ -84,8 +94,15 @@ class Checkpoint:
             write_with(self.path, lambda temporary: torch.save(content, temporary))
 
 
+class NonFiniteError(DirpruneError):
+    """A loss, a gradient or a parameter became NaN or infinite."""
+
+
 class Resumable(Protocol):
-    """What a loop drives: one step a batch, with a state that can be taken out and put back."""
+    """What a loop drives: one step a batch, with a state that can be taken out and put back.
+
+    A step that raises :class:`NonFiniteError` leaves the state as it was.
+    """
 
     def step(self, inputs: Any, targets: Tensor) -> float: ...
 
@@ -116,28 +133,37 @@ def run_epochs(
         loader: batches of (inputs, targets).
         epochs: passes over the loader.
         seed: integers that identify this loop.
-        checkpoint: written every half minute, at an interrupt and at the end.
+        checkpoint: written every half minute, at an interrupt, at NaN (the state before it) and at
+            the end. It belongs to a loader of so many batches, besides its own settings.
         device: where batches go.
         label: what the progress bar says.
         progress: show a progress bar; None shows it on a terminal only.
 
     Raises:
-        DirpruneError: the loader is empty.
+        DirpruneError: the loader is empty, or the checkpoint does not fit.
+        NonFiniteError: from the job; the message names the checkpoint.
         KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
     """
     if len(loader) == 0:
         raise DirpruneError(f"{label}: the loader is empty, expected batches of (inputs, targets)")
+    checkpoint = replace(checkpoint, settings={**checkpoint.settings, "batches": len(loader)})
     saved = checkpoint.read()
     values: list[float] = []
-    first_epoch, skip, generators = 0, 0, None
+    first_epoch, skip, generators = 0, 0, _generators(device)
     if saved is not None:
-        job.restore(saved["job"])
+        try:
+            job.restore(saved["job"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise DirpruneError(
+                f"checkpoint {checkpoint.path} does not fit this {label} ({error}); remove it to "
+                "begin again"
+            ) from error
         values = list(saved["values"])
         first_epoch, skip = divmod(len(values), len(loader))
         generators = saved["generators"]
 
-    def snapshot() -> dict[str, Any]:
-        return {"job": job.state(), "values": values, "generators": _generators(device)}
+    def snapshot(states: dict[str, Tensor]) -> dict[str, Any]:
+        return {"job": job.state(), "values": values, "generators": states}
 
     devices = [device] if device.type == "cuda" else []
     bar = tqdm(
@@ -151,22 +177,39 @@ def run_epochs(
     last = time.monotonic()
     with bar, torch.random.fork_rng(devices), deferred_interrupt() as interrupt:
         for epoch in range(first_epoch, epochs):
-            _seed(loader, [*seed, epoch])
-            for position, batch in enumerate(loader):
-                if epoch == first_epoch and position < skip:
-                    continue
-                if generators is not None:
-                    _restore_generators(generators, device)
-                    generators = None
+            seed_generators(loader, [*seed, epoch])
+            batches = iter(loader)
+            if epoch == first_epoch and skip:
+                # The same order as before; then, before the next batch is drawn (an augmenting
+                # loader reads the generators too), the state that the steps had left.
+                for _ in itertools.islice(batches, skip):
+                    pass
+                _restore_generators(generators, device)
+            while True:
+                before = _generators(device)
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    break
                 inputs, targets = move_batch(batch, device)
-                values.append(job.step(inputs, targets))
+                try:
+                    values.append(job.step(inputs, targets))
+                except NonFiniteError as error:
+                    if checkpoint.path is None:
+                        raise
+                    checkpoint.write(snapshot(before))
+                    raise NonFiniteError(
+                        f"{error}; the last good state is in {checkpoint.path}"
+                    ) from error
                 bar.update()
                 if interrupt.requested or time.monotonic() - last > CHECKPOINT_SECONDS:
-                    checkpoint.write(snapshot())
+                    checkpoint.write(snapshot(_generators(device)))
                     last = time.monotonic()
                 if interrupt.requested:
                     raise KeyboardInterrupt
-        checkpoint.write(snapshot())
+        checkpoint.write(snapshot(_generators(device)))
+        if interrupt.requested:  # while the last state was written
+            raise KeyboardInterrupt
     return values
 
 
@@ -192,7 +235,8 @@ def seed_of(numbers: Sequence[int]) -> int:
     return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0])
 
 
-def _seed(loader: Loader, numbers: Sequence[int]) -> None:
+def seed_generators(loader: Loader, numbers: Sequence[int]) -> None:
+    """Seed torch's generators and, where the loader has one, its own: they order its batches."""
     seed = seed_of(numbers)
     torch.manual_seed(seed)
     generator = getattr(loader, "generator", None)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from ..model.errors import DirpruneError
-from .fit import NonFiniteError
-from .loop import Checkpoint, Loader, run_epochs
+from .evaluate import eval_mode
+from .loop import Checkpoint, Loader, NonFiniteError, run_epochs
 
 
 def train(
@@ -91,16 +92,19 @@ def _run(
     if epochs < 1:
         raise DirpruneError(f"epochs: expected at least 1, got {epochs}")
     settings = {
-        "epochs": epochs, "seed": seed, "lr": job.lr, "distilled": job.teacher is not None,
+        "epochs": epochs, "seed": seed, "lr": job.lr, "weight_decay": job.decay,
+        "distilled": job.teacher is not None,
         "shapes": [list(p.shape) for p in job.network.parameters()],
     }  # fmt: skip
     path = None if checkpoint is None else Path(checkpoint)
     job.network.train()
     try:
-        return run_epochs(
-            job, loader, epochs=epochs, seed=[seed], checkpoint=Checkpoint(path, settings, resume),
-            device=job.device, label=label, progress=progress,
-        )  # fmt: skip
+        with eval_mode(job.teacher or nn.Identity()):
+            return run_epochs(
+                job, loader, epochs=epochs, seed=[seed],
+                checkpoint=Checkpoint(path, settings, resume),
+                device=job.device, label=label, progress=progress,
+            )  # fmt: skip
     finally:
         job.network.eval()
 
@@ -114,8 +118,7 @@ class _Sgd:
     def __init__(
         self, network: nn.Module, teacher: nn.Module | None, lr: float, decay: float, steps: int
     ) -> None:
-        self.network, self.lr = network, lr
-        self.teacher = teacher.eval() if teacher is not None else None
+        self.network, self.teacher, self.lr, self.decay = network, teacher, lr, decay
         weights = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
         others = [p for p in network.parameters() if p.requires_grad and p.dim() <= 1]
         if not weights and not others:
@@ -141,6 +144,7 @@ class _Sgd:
         self.steps_done = 0
 
     def step(self, inputs: Any, targets: Tensor) -> float:
+        before = [buffer.clone() for buffer in self.network.buffers()]
         logits = self.network(inputs)
         loss = F.cross_entropy(logits, targets)
         if self.teacher is not None:
@@ -151,15 +155,32 @@ class _Sgd:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         value = loss.item()
-        self.steps_done += 1
-        if not math.isfinite(value):
+        grads = [p.grad for p in self.network.parameters() if p.grad is not None]
+        if not (math.isfinite(value) and bool(nn.utils.get_total_norm(grads).isfinite())):
+            with torch.no_grad():  # the running statistics of batch norms have seen the NaN
+                for buffer, old in zip(self.network.buffers(), before, strict=True):
+                    buffer.copy_(old)
             raise NonFiniteError(
-                f"training step {self.steps_done}: the loss is {value}. Use a smaller step size "
-                "(lr), or look for NaN in the images and the weights"
+                f"training step {self.steps_done + 1}: the loss is {value}; not finite: "
+                f"{self._places(inputs, logits)}. Use a smaller step size (lr={self.lr}), or mend "
+                "the data"
             )
         self.optimizer.step()
         self.schedule.step()
+        self.steps_done += 1
         return value
+
+    def _places(self, inputs: Any, logits: Tensor) -> str:
+        if not all(
+            bool(x.isfinite().all())
+            for x in tree_leaves(inputs)
+            if isinstance(x, Tensor) and x.is_floating_point()
+        ):
+            return "the input images"
+        bad = [n for n, p in self.network.named_parameters() if not bool(p.isfinite().all())]
+        if bad:
+            return f"the weights {', '.join(bad[:4])}"
+        return "a gradient" if bool(logits.isfinite().all()) else "the logits"
 
     def state(self) -> dict[str, Any]:
         return {

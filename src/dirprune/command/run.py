@@ -53,7 +53,11 @@ def run_job(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) 
     device = _device(settings.device)
     _claim(folder, settings, resume=resume, overwrite=overwrite)
     job = _Job(settings, folder, device)
-    job.run()
+    finished = folder / METRICS
+    if resume and finished.exists() and not (folder / "checkpoints").exists():
+        job.metrics = json.loads(finished.read_text())
+    else:
+        job.run()
     print(job.summary())
 
 

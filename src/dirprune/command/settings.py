@@ -28,7 +28,7 @@ class Settings:
     scaling: str = "mean-one"
     svi_epochs: int | None = None
     restarts: int = 2
-    particles: int = 8
+    particles: int = 4
     evidence: str = "removal-cost"
     include: list[str] | None = None
     exclude: list[str] | None = None
@@ -53,7 +53,7 @@ class Recipe:
 
 RECIPES = {
     "digits": Recipe(30, 30, None),
-    "mnist": Recipe(10, 40, "shift"),
+    "mnist": Recipe(10, 20, "shift"),
     "fashion-mnist": Recipe(30, 40, "crop-flip"),
     "cifar10": Recipe(60, 40, "crop-flip"),
 }
