@@ -155,9 +155,9 @@ def find_failures(
     """Sites for which the pruned and the masked network differ on the inputs, with the reason.
 
     Three patterns are removed from all sites at once: a random half, its complement, so that every
-    unit is missing once, and all but the first third, so that no two halves are of one size. Only
-    if that fails is each site tried by itself. What the graph cannot see (a size written as a
-    number in someone's ``forward``) shows here, so that it is never pruned.
+    unit is missing once, and all but the first one or two thirds, in turn, so that nothing has the
+    same size by chance. Only if that fails is each site tried by itself. What the graph cannot see
+    (a size written as a number in someone's ``forward``) shows here, so that it is never pruned.
     """
     reference, arguments, tolerance = _in_float64(network, inputs, kwargs)
     generator = torch.Generator().manual_seed(0)
@@ -168,7 +168,7 @@ def find_failures(
         patterns = (
             {n: units[: sizes[n] // 2] for n, units in order.items()},
             {n: units[sizes[n] // 2 :] for n, units in order.items()},
-            {n: torch.arange(-(-k // 3)) for n, k in sizes.items()},
+            {n: torch.arange(-(-k * (1 + i % 2) // 3)) for i, (n, k) in enumerate(sizes.items())},
         )
         for i, pattern in enumerate(patterns):
             kept = _without_empty_layers(graph, pattern)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import pyro
@@ -108,7 +107,7 @@ class SwitchedNetwork(nn.Module):
             raise DirpruneError(f"{type(network).__name__} has nothing to prune ({reasons})")
         self.graph = graph
         self.sites: Mapping[str, Site] = OrderedDict(graph.sites)
-        self.unprunable: Mapping[str, str] = MappingProxyType(dict(graph.unprunable))
+        self.unprunable: Mapping[str, str] = dict(graph.unprunable)
         self.num_data, self.temperature, self.scaling = num_data, float(temperature), scaling
         self.prior, self.likelihood = make_prior(prior), make_likelihood(likelihood)
         self.body = SwitchedBody(graph)

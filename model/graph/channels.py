@@ -71,6 +71,9 @@ class ChannelGraph:
     macs: tuple[CostTerm, ...]
     unprunable: Mapping[str, str]
 
+    def __deepcopy__(self, memo: object) -> ChannelGraph:
+        return self  # it never changes, and fx nodes do not survive being copied one by one
+
     @property
     def offsets(self) -> dict[str, int]:
         """The number of each site's first unit."""

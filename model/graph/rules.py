@@ -345,10 +345,33 @@ def movement(prop: Propagation, node: fx.Node) -> Result:
 
 for _name in (
     "view reshape _unsafe_view flatten unflatten permute transpose t squeeze unsqueeze select "
-    "slice split split_with_sizes chunk unbind cat stack flip roll pixel_shuffle pixel_unshuffle "
+    "slice split split_with_sizes chunk unbind flip roll pixel_shuffle pixel_unshuffle "
     "channel_shuffle movedim swapaxes expand narrow"
 ).split():
     register_rule(_name)(movement)
+
+
+@register_rule("cat", "stack")
+def _concatenate(prop: Propagation, node: fx.Node) -> Result:
+    """Along the units' axis their labels stand one after the other; along another they must agree,
+    as the sizes there must, so that units at the same place go together."""
+    sources = tensor_args(node)
+    found = [labels for labels in map(prop.labels, sources) if labels is not None]
+    if not found:
+        return None
+    dim = int(node.args[1] if len(node.args) > 1 else 0) % len(shape_of(node))  # type: ignore[arg-type]
+    stacked = op_name(node) == "stack"
+    if not stacked and all(labels.dims == (dim,) for labels in found):
+        return movement(prop, node)
+    first, *more = found
+    shape = first.ids.shape
+    same = all(other.dims == first.dims and other.ids.shape == shape for other in more)
+    if not same or len(found) < len(sources) or (not stacked and dim in first.dims):
+        prop.refuse(node, "its units meet other values at the same place")
+        return None
+    for other in more:
+        prop.couple(first.ids, other.ids)
+    return Labels(tuple(d + (stacked and d >= dim) for d in first.dims), first.ids)
 
 
 @register_rule("pad", "constant_pad_nd")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from dirprune.model.errors import DirpruneError
 from dirprune.model.networks import (
     NETWORKS,
@@ -16,7 +18,6 @@ from dirprune.model.networks import (
     load_weights,
     network_names,
 )
-from torch import nn
 
 DATA = os.environ.get("DIRPRUNE_DATA")
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from dirprune.model.errors import DirpruneError
-from dirprune.model.networks import DigitsCNN, load_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from dirprune.model.errors import DirpruneError
+from dirprune.model.networks import DigitsCNN, load_weights
 
 State = dict[str, Tensor]
 

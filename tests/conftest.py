@@ -1,0 +1,62 @@
+"""What all tests share: one thread, one seed per test, and a helper for batch norms."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import hypothesis
+import pytest
+import torch
+from torch import nn
+
+# No deadline: a first example compiles and caches. Derandomised: a red test is red again.
+hypothesis.settings.register_profile(
+    "dirprune",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("dirprune")
+torch.set_num_threads(1)
+
+Randomise = Callable[[nn.Module], nn.Module]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same random state, and from an empty Pyro store."""
+    torch.manual_seed(0)
+    if "pyro" in sys.modules:
+        sys.modules["pyro"].clear_param_store()
+
+
+@pytest.fixture(scope="session")
+def randomise_norms() -> Randomise:
+    """Give batch norms statistics, scales (of both signs) and shifts as after training.
+
+    At their initial values they are nearly the identity, and would hide what is wrong with them.
+    """
+
+    def randomise(network: nn.Module) -> nn.Module:
+        generator = torch.Generator().manual_seed(1)
+
+        def fill(tensor: torch.Tensor, low: float, high: float) -> None:
+            values = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+            tensor.copy_(low + (high - low) * values)
+
+        with torch.no_grad():
+            for module in network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    for tensor, low, high in (
+                        (module.running_mean, -0.5, 0.5),
+                        (module.running_var, 0.5, 2.0),
+                        (module.weight, -0.5, 1.5),
+                        (module.bias, -0.5, 0.5),
+                    ):
+                        if tensor is not None:
+                            fill(tensor, low, high)
+        return network
+
+    return randomise
