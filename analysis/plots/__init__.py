@@ -1,0 +1,29 @@
+"""Pictures of a posterior and of what was decided from it; each function returns a Figure.
+
+Only matplotlib's object-oriented interface is used: no window, no global figure, no pyplot.
+"""
+
+from .comparison import comparison_figure
+from .evidence import evidence_figure
+from .history import elbo_figure, training_figure
+from .overview import inclusion_figure, widths_figure
+from .ranks import rank_figure
+from .style import save_figure
+from .switches import switch_figure
+from .views import SiteView, share_of_macs, site_views, spread_out
+
+__all__ = [
+    "SiteView",
+    "comparison_figure",
+    "elbo_figure",
+    "evidence_figure",
+    "inclusion_figure",
+    "rank_figure",
+    "save_figure",
+    "share_of_macs",
+    "site_views",
+    "spread_out",
+    "switch_figure",
+    "training_figure",
+    "widths_figure",
+]

@@ -1,0 +1,100 @@
+"""Draw a run's pictures into its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..plots import (
+    comparison_figure,
+    elbo_figure,
+    evidence_figure,
+    inclusion_figure,
+    rank_figure,
+    save_figure,
+    share_of_macs,
+    spread_out,
+    switch_figure,
+    training_figure,
+    widths_figure,
+)
+from .reading import Run
+
+MOST_SITES = 12  # shown one by one; beyond, evenly spread ones, and the tables hold all
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on disk: the report's section it stands in, the file, a text for those who cannot
+    see it."""
+
+    section: str
+    path: Path
+    alt: str
+
+
+def draw(run: Run, folder: Path) -> list[Picture]:
+    """Write all pictures that the run has data for, and remove those of an earlier report."""
+    pictures, written = [], set()
+    for section, name, alt, figure in _figures(run):
+        path = folder / f"{name}.png"
+        save_figure(figure, path)
+        written.add(path)
+        pictures.append(Picture(section, path, alt))
+    for old in folder.glob("*.png"):
+        if old not in written:
+            old.unlink()
+    return pictures
+
+
+def _figures(run: Run) -> Iterator[tuple[str, str, str, Figure]]:
+    """(section, file name, alternative text, figure), one at a time."""
+    views, history = run.views, run.history
+    some = spread_out(views, MOST_SITES)
+    yield (
+        "comparison",
+        "comparison",
+        "Accuracy, multiply-adds, parameters and latency before and after",
+        comparison_figure(run.metrics),
+    )
+    yield (
+        "overview",
+        "widths",
+        "Units kept and removed, and multiply-adds before and after, of every site",
+        widths_figure(views, share_of_macs(run.tree, run.decision)),
+    )
+    if any(view.probability is not None for view in views.values()):
+        yield (
+            "overview",
+            "inclusion",
+            "Inclusion probability of every unit of every site",
+            inclusion_figure(views),
+        )
+    for number, view in enumerate(some):
+        yield (
+            "switches",
+            f"switches-{number:02d}",
+            f"Gains, concentrations and inclusion probabilities of {view.name}",
+            switch_figure(view),
+        )
+    if any(view.cost is not None for view in some):
+        yield "evidence", "evidence", "Removal cost of units by rank", evidence_figure(some)
+    yield (
+        "ranks",
+        "ranks",
+        "Probability that a unit is among the k best",
+        rank_figure(some),
+    )
+    if any(history["svi"]):
+        yield "elbo", "elbo", "The loss of SVI at every step", elbo_figure(history["svi"])
+    training, finetuning = history.get("training") or [], history.get("finetuning") or []
+    if training or finetuning:
+        yield (
+            "training",
+            "training",
+            "The losses of training and fine-tuning at every step",
+            training_figure(training, finetuning),
+        )

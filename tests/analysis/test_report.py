@@ -1,0 +1,296 @@
+"""The report: made from files alone, complete, escaped, offline; and its errors."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from dirprune.analysis.diagnostics import diagnose
+from dirprune.analysis.report import write_report
+from dirprune.analysis.report.contents import _ranges
+from dirprune.analysis.tree import save_tree, site_dataset
+from dirprune.model.cost import CostTable, Term
+from dirprune.model.decision import Decision
+from dirprune.model.errors import DirpruneError
+
+EVIL = "<script>alert(1)</script>"
+
+
+def make_run(folder, sizes, *, probability=True, evidence="removal-cost", **changes):
+    """A run's folder with made-up draws; ``changes`` go into metrics.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    phi = {n: 0.5 + 5 * torch.rand(2, k) for n, k in sizes.items()}
+    switches = {
+        n: torch.distributions.Dirichlet(p).sample((30,)).transpose(0, 1) for n, p in phi.items()
+    }
+    total, terms, start = sum(sizes.values()), [], 0
+    for k in sizes.values():
+        rows = np.zeros(total, dtype=np.int64)
+        rows[start : start + k] = 1
+        start += k
+        terms.append(Term(100, 0, rows, 3, 0 * rows))
+    table = CostTable(sizes, (0, terms), (0, terms))
+    stats = np.random.default_rng(0).normal(size=(2, 30))
+    tree = xr.DataTree.from_dict(
+        {
+            "posterior": site_dataset(switches, ("chain", "draw")),
+            "prior": site_dataset({n: s[:1] for n, s in switches.items()}, ("chain", "draw")),
+            "concentration": site_dataset(phi, ("chain",)),
+            "evidence": site_dataset(
+                {n: s * torch.rand(s.shape[-1]) for n, s in switches.items()}, ("chain", "draw")
+            ),
+            "sample_stats": xr.Dataset(
+                {"lp": (("chain", "draw"), stats), "log_q": (("chain", "draw"), 0 * stats)}
+            ),
+            "cost_table": xr.Dataset({"json": json.dumps(table.to_dict())}),
+        }
+    )
+    kept = {n: torch.arange(max(1, k // 2)) for n, k in sizes.items()}
+    chance = {n: torch.linspace(0.9, 0.05, k) for n, k in sizes.items()}
+    decision = Decision(kept, chance if probability else {}, {"budget": {"macs": 0.5}})
+    losses = np.random.default_rng(0).normal(100, 5, size=(2, 60)).tolist()
+    history = {"svi": losses, "training": [], "finetuning": losses[0][:20]}
+    metrics = {
+        "network": "lenet5",
+        "data": "mnist",
+        "budget": {"macs": 0.5},
+        "evidence": evidence,
+        "accuracy": {"original": 99.4, "pruned": 60.1, "recalibrated": None, "finetuned": 99.21},
+        "accuracy_validation": {"original": 99.1, "pruned": 61.5, "finetuned": 98.9},
+        "images": {"train": 55000, "validation": 5000, "test": 10000},
+        "macs": {"before": 2293000, "after": 1100000},
+        "params": {"before": 431080, "after": 216000},
+        "latency_ms": {"before": 4.25, "after": 2.5},
+        "latency_iqr_ms": {"before": 0.25, "after": 0.125},
+        "latency_batch": 128,
+        "seconds": {"svi": 12.5},
+        "seed": 7,
+        "versions": {"torch": "2.15.0"},
+        "settings": {"temperature": 0.01, "weights": None},
+        "sites": [
+            {"name": n, "units": k, "kept": len(kept[n]), "producers": [n], "consumers": ["next"]}
+            for n, k in sizes.items()
+        ],
+        "unprunable": {"fc2": "it is the network's output"},
+        "diagnostics": diagnose(tree, history),
+        "warnings": [],
+    }
+    save_tree(tree, folder / "posterior.nc")
+    decision.save(folder / "decision.json")
+    (folder / "history.json").write_text(json.dumps(history))
+    (folder / "metrics.json").write_text(json.dumps({**metrics, **changes}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run and its report; tests only read it."""
+    folder = make_run(tmp_path_factory.mktemp("run") / "RUN", {"conv1": 4, "fc1": 60})
+    return folder, write_report(folder).read_text()
+
+
+class Parser(HTMLParser):
+    """Collects tags and attributes, and checks that tags close in order."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.open = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def visible(text):
+    """The words of a page, without tags and pictures."""
+    text = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text)))
+
+
+def test_it_says_all_that_a_reader_needs(run):
+    folder, text = run
+    words = visible(text)
+    for expected in (
+        "lenet5 on mnist", "99.40 %", "99.21 %", "60.10 %", "2,293,000", "1,100,000", "431,080",
+        "4.25 ms", "2.5 ms", "at most 50 % of the multiply-adds", "conv1", "fc1", "2 of 4",
+        "it is the network's output", "Seed: 7", "2.15.0", "temperature 0.01", "svi 12.5",
+        "conditional on the trained weights", "trained on the same images",
+        f'dirprune.load("{folder / "pruned"}")',
+        f'torch.export.load("{folder / "pruned.pt2"}").module()',
+        'decide(tree, evidence("removal-cost", None, tree), macs=0.3)',
+        "joint k-hat", "R-hat", "overlap by", "no log likelihood", "k-hat < 0.7 (Vehtari",
+        "55,000 train",
+    ):  # fmt: skip
+        assert expected in words, expected
+    assert "No layer had to be left alone" not in words
+    assert "Warnings" not in words
+
+
+def test_every_site_has_its_rows(run):
+    _, text = run
+    for row in ("conv1", "fc1"):
+        assert text.count(f'<th scope="row">{row}</th>') >= 3  # widths, kept units, numbers
+
+
+def test_it_opens_offline(run):
+    _, text = run
+    page = Parser(text)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        if name == "src":
+            assert tag == "img"
+            assert value.startswith("data:image/png;base64,")
+        if name == "href":
+            assert value.startswith("#")
+            assert ("id", value[1:]) in [(n, v) for _, n, v in page.attributes]
+    assert "http" not in re.sub(r"base64,[^\"]*", "", text)
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_pictures_are_files_too_and_all_are_shown(run):
+    folder, text = run
+    names = {p.name for p in (folder / "figures").iterdir()}
+    assert names == {
+        "comparison.png", "widths.png", "inclusion.png", "switches-00.png", "switches-01.png",
+        "evidence.png", "ranks.png", "elbo.png", "training.png",
+    }  # fmt: skip
+    page = Parser(text)
+    assert page.tags.count("img") == len(names)
+    assert all(v for tag, name, v in page.attributes if (tag, name) == ("img", "alt"))
+
+
+def test_the_least_certain_decisions_come_first(run):
+    _, text = run
+    table = text[text.index('<section id="uncertain">') :]
+    table = table[: table.index("</table>")]
+    shown = [float(p) for p in re.findall(r'<td class="number">(0\.\d\d)</td>', table)]
+    decisions = re.findall(r'<td class="(kept|removed)">', table)
+    assert len(shown) == len(decisions) == 4 + 8  # all of conv1, at most 8 of a site
+    margins = [p - 0.5 if d == "kept" else 0.5 - p for p, d in zip(shown, decisions, strict=True)]
+    assert margins == pytest.approx(sorted(margins), abs=0.011)
+
+
+def test_names_are_escaped(tmp_path):
+    folder = make_run(
+        tmp_path / f"run{EVIL.replace('/', '-')}",
+        {"a<script>alert(2)": 3},  # a slash is no part of a name in a DataTree
+        network=EVIL,
+        data=EVIL,
+        warnings=[EVIL, "watch out"],
+        unprunable={EVIL: EVIL},
+        settings={EVIL: EVIL},
+        versions={EVIL: EVIL},
+        seconds={EVIL: 1.0},
+        budget={EVIL: EVIL},
+        evidence=EVIL,
+        diagnostics={EVIL: {"text": EVIL, "good": None, "threshold": EVIL, "source": EVIL}},
+    )
+    text = write_report(folder).read_text()
+    assert "<script" not in text
+    assert "alert(1)" in text
+    assert "watch out" in text
+    assert "script" not in Parser(text).tags
+
+
+def test_57_sites_say_how_many_are_shown(tmp_path):
+    sizes = {f"layer{i}": 3 for i in range(57)}
+    folder = make_run(tmp_path, sizes)
+    text = write_report(folder).read_text()
+    assert "12 of 57 sites have a picture here" in visible(text)
+    assert len(list((folder / "figures").glob("switches-*.png"))) == 12
+    for site in sizes:
+        assert text.count(f'<th scope="row">{site}</th>') >= 3
+    Parser(text)
+
+
+def test_without_probabilities_finetuning_latency_and_diagnostics(tmp_path):
+    folder = make_run(
+        tmp_path,
+        {"conv1": 4},
+        probability=False,
+        evidence="concentration",
+        accuracy={"original": 99.4, "pruned": 60.1, "finetuned": None},
+        latency_ms=None,
+        diagnostics={},
+        unprunable={},
+    )
+    (folder / "history.json").write_text('{"svi": [[]]}')
+    (folder / "figures").mkdir()
+    (folder / "figures" / "old.png").write_bytes(b"")
+    words = visible(write_report(folder).read_text())
+    assert "to 60.10 % after pruning, without fine-tuning" in words
+    assert "no decision has a probability" in words
+    assert "No diagnostics were computed" in words
+    assert "No layer had to be left alone" in words
+    assert "Latency" not in words
+    assert not {"old.png", "elbo.png", "training.png", "inclusion.png"} & {
+        p.name for p in (folder / "figures").iterdir()
+    }
+
+
+def test_the_same_run_gives_the_same_report(run, tmp_path):
+    folder, text = run
+    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.is_file()}
+    assert write_report(folder).read_text() == text
+    assert set(before) == {p.name for p in folder.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "decision.json", "history.json", "posterior.nc"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b'{"a": 1}'])
+def test_a_missing_or_damaged_file_is_named(run, tmp_path, name, content):
+    folder = tmp_path / "RUN"
+    shutil.copytree(run[0], folder)
+    (folder / "report.html").unlink()
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    with pytest.raises(DirpruneError, match=re.escape(name)) as caught:
+        write_report(folder)
+    assert "\n" not in str(caught.value).strip()
+    assert not (folder / "report.html").exists()
+
+
+def test_no_folder():
+    with pytest.raises(DirpruneError, match="no such folder"):
+        write_report("/nowhere/at/all")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sites": [{"name": "conv1", "units": 5, "kept": 2}]},
+        {"sites": [{"name": "other", "units": 4, "kept": 2}]},
+        {"sites": ["conv1"]},
+        {"sites": [{"name": "conv1", "units": 4, "kept": 2}]},  # no producers
+        {"macs": {"before": 1}},
+        {"accuracy": {"original": "high"}},
+        {"seconds": {"svi": "long"}},
+    ],
+)
+def test_metrics_that_do_not_fit_are_refused(tmp_path, changes):
+    with pytest.raises(DirpruneError, match="metrics"):
+        write_report(make_run(tmp_path, {"conv1": 4}, **changes))
+
+
+def test_ranges():
+    assert _ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
