@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from .analysis.evidence import Scores, evidence
     from .analysis.posterior import posterior
     from .guides import AutoDirichlet
+    from .inference.data import load_data, loader
+    from .inference.evaluate import evaluate
     from .inference.fit import Fit, fit
     from .inference.training import finetune, train
     from .model.decision import Decision
     from .model.errors import DirpruneError
+    from .model.networks import build_network, load_weights
     from .model.sites import Site
     from .model.storage import load, save
     from .model.surgery import mask, prune
@@ -32,11 +35,16 @@ __all__ = [
     "Site",
     "SwitchedNetwork",
     "__version__",
+    "build_network",
     "decide",
+    "evaluate",
     "evidence",
     "finetune",
     "fit",
     "load",
+    "load_data",
+    "load_weights",
+    "loader",
     "mask",
     "posterior",
     "prune",
@@ -54,11 +62,16 @@ _HOME = {
     "Scores": "analysis.evidence",
     "Site": "model.sites",
     "SwitchedNetwork": "model.switched",
+    "build_network": "model.networks",
     "decide": "analysis.decide",
+    "evaluate": "inference.evaluate",
     "evidence": "analysis.evidence",
     "finetune": "inference.training",
     "fit": "inference.fit",
     "load": "model.storage",
+    "load_data": "inference.data",
+    "load_weights": "model.networks",
+    "loader": "inference.data",
     "mask": "model.surgery",
     "posterior": "analysis.posterior",
     "prune": "model.surgery",

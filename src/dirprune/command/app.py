@@ -15,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 DATA, MODEL, INFERENCE, RESULT = "Data", "Network", "Inference", "Result"

@@ -181,7 +181,7 @@ class _Job:
         held_out = fixed_images(model, self._loader("validation"), ELPD_IMAGES, s.seed)
         flat = {site: value.flatten(0, 1) for site, value in switches.items()}
         self.metrics["diagnostics"] = diagnose(
-            tree, fitted.history, log_likelihood(model, flat, *held_out)
+            tree, self.history, log_likelihood(model, flat, *held_out)
         )
         decision = decide(model, evidence(s.evidence, model, tree, batches), **s.budget)
         decision = Decision(
