@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,24 +21,22 @@ def keep_number(table: CostTable, scores: Floats, fixed: Bools, share: float) ->
     ``fixed`` marks units without evidence, which stay.
     """
     units = len(scores)
-    wanted = math.floor(share * units + 0.5)
-    site = _site_of(table)
-    least = _least(site, fixed)
-    if wanted < least:
+    wanted = int(_exactly(share) * units + Fraction(1, 2))
+    removable = _Removable(table, fixed)
+    order = np.argsort(scores, kind="stable").tolist()
+    for unit in order:
+        if removable.kept.sum() == wanted:
+            break
+        if not removable.blocked[unit]:
+            removable.remove(unit)
+    least = int(removable.kept.sum())
+    if least > wanted:
         raise DirpruneError(
             f"budget keep={share}: {wanted} of {units} units, but at least {least} must stay (one "
-            f"in each site); the smallest possible is keep={_up(least / units)}"
+            f"in each site, and all without evidence); the smallest possible is keep="
+            f"{_up(least, units)}"
         )
-    left = np.bincount(site)
-    kept = np.ones(units, dtype=bool)
-    for unit in np.argsort(scores, kind="stable"):
-        if units == wanted:
-            break
-        if not fixed[unit] and left[site[unit]] > 1:
-            kept[unit] = False
-            left[site[unit]] -= 1
-            units -= 1
-    return kept
+    return removable.kept
 
 
 def keep_within(
@@ -49,36 +48,68 @@ def keep_within(
     """
     removal = _Removal(table, what)
     full = removal.cost
-    site = _site_of(table)
-    target = int(share * full)
-    smallest = _smallest(table, what, fixed)
-    if smallest > target:
-        raise DirpruneError(
-            f"budget {what}={share}: {target:,} of {full:,} {what}, but one unit in each site "
-            f"already takes {smallest:,}; the smallest possible is {what}={_up(smallest / full)}"
-        )
-    left = np.bincount(site)
-    kept = np.ones(len(scores), dtype=bool)
+    target = int(_exactly(share) * full)
+    removable = _Removable(table, fixed)
+    kept = removable.kept
     gone: list[int] = []
-    blocked = fixed.copy()
     positive = np.maximum(scores, 0)
-    while removal.cost > target:
+    while removal.cost > target and not removable.blocked.all():
         # A negative score says that the unit does harm: such units go first, worst first.
         saving = np.maximum(removal.saving, 1) if per_cost else 1
         rank = np.where(scores < 0, scores, positive / saving)
-        rank[blocked | ~kept] = np.inf
+        rank[removable.blocked] = np.inf
         unit = int(rank.argmin())
         removal.remove(unit)
-        kept[unit] = False
+        removable.remove(unit)
         gone.append(unit)
-        left[site[unit]] -= 1
-        if left[site[unit]] == 1:
-            blocked[(site == site[unit]) & kept] = True
+    if removal.cost > target:
+        # What is left by score is one unit a site, and they are too dear: take the cheapest ones.
+        smallest = _smallest(table, what, fixed)
+        for unit in np.flatnonzero(smallest & ~kept).tolist():
+            removal.restore(unit)
+            gone.remove(unit)
+        for unit in np.flatnonzero(kept & ~smallest).tolist():
+            removal.remove(unit)
+            gone.append(unit)
+        kept = smallest
+    if removal.cost > target:
+        raise DirpruneError(
+            f"budget {what}={share}: {target:,} of {full:,} {what}, but one unit in each site (and "
+            f"all without evidence) already take {removal.cost:,}; the smallest possible is {what}="
+            f"{_up(removal.cost, full)}"
+        )
     for unit in reversed(gone):
         if scores[unit] >= 0 and removal.cost + removal.price(unit) <= target:
             removal.restore(unit)
             kept[unit] = True
     return kept
+
+
+class _Removable:
+    """Which units may still go: not those without evidence, and no last one of its site.
+
+    Nor the last one of a set of ``CostTable.needed``.
+    """
+
+    def __init__(self, table: CostTable, fixed: Bools) -> None:
+        self.kept = np.ones(table.num_units, dtype=bool)
+        self.blocked = fixed.copy()  # and what has gone, and what is the last one of a set
+        self._sets = [np.asarray(units) for units in (*_site_units(table), *table.needed)]
+        self._left = [len(units) for units in self._sets]
+        self._of: list[list[int]] = [[] for _ in self.kept]
+        for i, units in enumerate(self._sets):
+            for unit in units:
+                self._of[unit].append(i)
+            if len(units) == 1:
+                self.blocked[units] = True
+
+    def remove(self, unit: int) -> None:
+        self.kept[unit] = False
+        self.blocked[unit] = True
+        for i in self._of[unit]:
+            self._left[i] -= 1
+            if self._left[i] == 1:
+                self.blocked[self._sets[i]] |= self.kept[self._sets[i]]
 
 
 class _Removal:
@@ -134,29 +165,29 @@ class _Removal:
                 self.saving[columns] += sign * t.coefficient * t.columns[columns] * r
 
 
-def _site_of(table: CostTable) -> NDArray[np.int64]:
-    return np.repeat(np.arange(len(table.sites)), list(table.sites.values()))
-
-
-def _least(site: NDArray[np.int64], fixed: Bools) -> int:
-    """How many units must stay: those without evidence, and one of every other site."""
-    stay = int(fixed.sum())
-    return stay + len(set(site[~fixed].tolist()) - set(site[fixed].tolist()))
-
-
-def _smallest(table: CostTable, what: str, fixed: Bools) -> int:
-    """The cost with the cheapest single unit left in every site that may shrink."""
-    removal = _Removal(table, what)
+def _site_units(table: CostTable) -> Iterator[NDArray[np.int64]]:
     start = 0
     for size in table.sites.values():
-        units = [u for u in range(start, start + size) if not fixed[u]]
+        yield np.arange(start, start + size)
         start += size
-        units.sort(key=lambda u: -int(removal.saving[u]))
-        for unit in units[: size - 1]:
-            removal.remove(unit)
-    return removal.cost
 
 
-def _up(share: float) -> float:
-    """A share rounded up to four digits, so that it can be met."""
-    return math.ceil(share * 1e4) / 1e4
+def _smallest(table: CostTable, what: str, fixed: Bools) -> Bools:
+    """The cheapest decision that there is: site by site, all but the cheapest units gone."""
+    removal, removable = _Removal(table, what), _Removable(table, fixed)
+    for units in _site_units(table):
+        for unit in sorted(units.tolist(), key=lambda u: -int(removal.saving[u])):
+            if not removable.blocked[unit]:
+                removal.remove(unit)
+                removable.remove(unit)
+    return removable.kept
+
+
+def _exactly(share: float) -> Fraction:
+    """The decimal that the user wrote: 0.29 of 100 is 29, not 28.999999999999996."""
+    return Fraction(repr(float(share)))
+
+
+def _up(part: int, whole: int) -> float:
+    """part/whole rounded up to four digits, so that it can be met."""
+    return -(-part * 10_000 // whole) / 10_000

@@ -108,9 +108,17 @@ def _gather(
                 + ("" if bool(found.scores.isfinite().all()) else " with NaN or infinity")
             )
         values = found.scores.detach().double().cpu().numpy()
-        scale = 1.0 if found.across_sites else float(values.mean()) or 1.0
+        scale = 1.0 if found.across_sites else abs(float(values.mean())) or 1.0
         parts.append(values / scale)
         draws = found.draws
+        if draws is not None and (
+            draws.dim() != 2 or draws.shape[1] != size or not bool(draws.isfinite().all())
+        ):
+            raise DirpruneError(
+                f"evidence for site {name!r}: expected finite draws [S, {size}], got shape "
+                f"{list(draws.shape)}"
+                + ("" if bool(draws.isfinite().all()) else " with NaN or infinity")
+            )
         drawn.append(None if draws is None else draws.detach().double().cpu().numpy() / scale)
     with_draws = [d for d in drawn if d is not None]
     sites_with_evidence = [n for n in table.sites if n in evidence]

@@ -14,7 +14,7 @@ from ..inference.fit import Fit
 from ..inference.loop import Loader
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
-from .evidence import COST_DRAWS, COST_IMAGES, fit_concentrations, removal_cost
+from .evidence import COST_DRAWS, COST_IMAGES, DRAWS, fit_concentrations, removal_cost
 from .evidence.switches import (
     draw_switches,
     fixed_images,
@@ -32,7 +32,7 @@ def posterior(
     fit: Fit,
     loader: Loader,
     *,
-    draws: int = 400,
+    draws: int = DRAWS,
     images: int = 100,
     cost_draws: int = COST_DRAWS,
     cost_images: int = COST_IMAGES,
@@ -60,7 +60,12 @@ def posterior(
     """
     if not fit.guides:
         raise DirpruneError("the Fit holds no guide: there is nothing to draw from")
-    for name, value in (("draws", draws), ("images", images), ("cost_draws", cost_draws)):
+    for name, value in {
+        "draws": draws,
+        "images": images,
+        "cost_draws": cost_draws,
+        "cost_images": cost_images,
+    }.items():
         if value < 2:
             raise DirpruneError(f"{name}: expected at least 2, got {value}")
     drawn = draw_switches(model, fit, draws, seed)

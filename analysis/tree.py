@@ -70,9 +70,17 @@ def _need(tree: xr.DataTree, name: str) -> xr.Dataset:
 
 def site_sizes(tree: xr.DataTree) -> dict[str, int]:
     """Site name -> number of units."""
-    return {
-        str(site): int(a.sizes[unit_dim(str(site))]) for site, a in _need(tree, "posterior").items()
-    }
+    sizes = {}
+    for name, values in _need(tree, "posterior").items():
+        site = str(name)
+        if unit_dim(site) not in values.sizes:
+            raise DirpruneError(
+                f"the DataTree's posterior of {site!r} has the dimensions "
+                f"{', '.join(map(str, values.dims))} and none of units: expected a tree made by "
+                "dirprune.posterior"
+            )
+        sizes[site] = int(values.sizes[unit_dim(site)])
+    return sizes
 
 
 def concentrations(tree: xr.DataTree) -> dict[str, Tensor]:
@@ -94,9 +102,9 @@ def evidence_draws(tree: xr.DataTree, criterion: str) -> dict[str, Tensor] | Non
 
 def cost_table(tree: xr.DataTree) -> CostTable:
     """The cost table that the tree carries."""
-    text = str(_need(tree, "cost_table")["json"].values)
+    group = _need(tree, "cost_table")
     try:
-        return CostTable.from_dict(json.loads(text))
+        return CostTable.from_dict(json.loads(str(group["json"].values)))
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DirpruneError(f"the DataTree's cost table is damaged: {error}") from error
 
@@ -121,7 +129,7 @@ def load_tree(path: str | Path) -> xr.DataTree:
         DirpruneError: no such file, or not a NetCDF file.
     """
     try:
-        with xr.open_datatree(path, engine="h5netcdf") as tree:
+        with xr.open_datatree(path, engine="h5netcdf", phony_dims="sort") as tree:
             return tree.load()
     except FileNotFoundError as error:
         raise DirpruneError(f"{path}: no such file") from error

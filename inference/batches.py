@@ -47,6 +47,11 @@ def check_batch(model: SwitchedNetwork, inputs: Any, targets: Any) -> list[str]:
         gains = {name: torch.ones(1, site.size) for name, site in model.sites.items()}
         gains = {name: g.to(model.device, model.body_dtype) for name, g in gains.items()}
         outputs = model.outputs_at_gains(inputs, gains)
+        if len(outputs) > model.num_data:
+            raise DirpruneError(
+                f"a batch of {len(outputs)} examples, but num_data is {model.num_data}: num_data "
+                "is the size of the whole training set"
+            )
         if not bool(outputs.isfinite().all()):
             return ["the network's outputs, all gains one (are its weights finite?)"]
         _check_targets(model.likelihood(outputs), outputs, targets)
@@ -89,13 +94,16 @@ def _check_targets(likelihood: dist.TorchDistribution, outputs: Tensor, targets:
             "dimensions belong to one example"
         )
     if targets.shape[:1] != batch:
-        return  # the model says so itself
+        raise DirpruneError(
+            f"targets: expected one for each of {batch[0]} outputs, got shape {list(targets.shape)}"
+        )
     if targets.shape != likelihood.shape():
         raise DirpruneError(
             f"targets: expected shape {list(likelihood.shape())} for outputs of shape "
             f"{list(outputs.shape)}, got {list(targets.shape)}"
         )
-    if bool(likelihood.support.check(targets).all()):
+    support = likelihood.support
+    if support is None or bool(support.check(targets).all()):
         return
     low, high = targets.min().item(), targets.max().item()
     if isinstance(likelihood, dist.Categorical):
@@ -104,6 +112,6 @@ def _check_targets(likelihood: dist.TorchDistribution, outputs: Tensor, targets:
             f"{outputs.shape[-1]} outputs, got {low} to {high}"
         )
     raise DirpruneError(
-        f"targets: expected values in the support of the likelihood ({likelihood.support}), got "
+        f"targets: expected values in the support of the likelihood ({support}), got "
         f"{low} to {high}"
     )

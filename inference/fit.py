@@ -92,8 +92,8 @@ def fit(
     initial = [p.detach().clone() for p in learned]
     for restart in range(restarts):
         with torch.no_grad():
-            for p, value in zip(learned, initial, strict=True):
-                p.copy_(value)
+            for p, start in zip(learned, initial, strict=True):
+                p.copy_(start)
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed_of([seed, restart]))
             job = _Svi(make(model), model, particles, lr, epochs * len(loader))
@@ -173,12 +173,15 @@ class _Svi:
         )
         self.schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 1e-3, steps)
         self.steps_done = 0
-        self._looked = False
+        self._seen: tuple[Any, ...] | None = None
 
     def step(self, inputs: Any, targets: Tensor) -> float:
-        if not self._looked:
+        # The first batch is looked at, and every one whose targets are of another kind: those might
+        # broadcast, and give a loss that means nothing.
+        kind = (targets.shape[1:], targets.dtype) if isinstance(targets, Tensor) else ()
+        if kind != self._seen:
             self._look(inputs, targets)
-            self._looked = True
+            self._seen = kind
         try:
             value = self._gradient(inputs, targets)
         except (RuntimeError, ValueError, LookupError, TypeError):

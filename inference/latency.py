@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from .evaluate import eval_mode
+
+# Importing the timer looks for a C++ compiler's CUDA, and logs a warning where a toolkit is
+# installed without a GPU; nothing is compiled here.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+from torch.utils.benchmark import Timer  # noqa: E402
 
 
 @dataclass(frozen=True)

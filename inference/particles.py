@@ -14,7 +14,9 @@ class Particles(Messenger):
 
     A model that draws one switch for a batch has a noisy gradient: the whole batch shares the
     draw's luck. With P draws, each serving B/P of the examples, the expected ELBO is the same and
-    the variance is lower, for the price of P draws from a Dirichlet:
+    the variance is lower wherever the examples agree about a switch, as on a trained network
+    (digits-cnn, B = 64: .50, .32 and .22 of it at P = 4, 8 and 64), for the price of P draws from a
+    Dirichlet. (On a network with random weights they cancel, and the variance is higher.)
 
     .. math::
         \frac{1}{P} \sum_p \log \frac{p(s_p)}{q(s_p)} +

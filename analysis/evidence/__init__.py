@@ -23,6 +23,7 @@ from .switches import check_data_tree, draw_switches, fixed_images
 Source = Fit | xr.DataTree | None
 Criterion = Callable[[SwitchedNetwork | None, Source, Loader | None], dict[str, Scores]]
 
+DRAWS = 400  # of a chain; the removal cost takes the first COST_DRAWS of them
 COST_DRAWS, COST_IMAGES = 32, 256
 
 
@@ -83,8 +84,8 @@ def _removal_cost(
         costs = stored
     elif isinstance(source, Fit) and model is not None and loader is not None:
         inputs, targets = fixed_images(model, loader, COST_IMAGES)
-        drawn = draw_switches(model, source, COST_DRAWS).switches
-        flat = {site: s.flatten(0, 1) for site, s in drawn.items()}
+        drawn = draw_switches(model, source, DRAWS).switches  # those of `posterior`
+        flat = {site: s[:, :COST_DRAWS].flatten(0, 1) for site, s in drawn.items()}
         costs = removal_cost(model, flat, inputs, targets)
     else:
         raise DirpruneError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ...inference.fit import Fit
-from ...inference.loop import Loader, move_batch, seed_of
+from ...inference.loop import Loader, move_batch, seed_generators, seed_of
 from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
 
@@ -42,6 +42,7 @@ def draw_switches(model: SwitchedNetwork, fit: Fit, draws: int, seed: int = 0) -
             log_q.append(density(trace, draws))
             for name, site in model.sites.items():
                 value = trace.nodes[name]["value"]
+                assert value is not None  # a sample statement has run
                 switches[name].append(value.reshape(draws, site.size).double().cpu())
     return Draws({name: torch.stack(parts) for name, parts in switches.items()}, torch.stack(log_q))
 
@@ -129,13 +130,17 @@ def fixed_images(
     """
     parts: list[tuple[Any, Tensor]] = []
     found = 0
+    own = getattr(loader, "generator", None)
+    state = own.get_state() if isinstance(own, torch.Generator) else None
     with torch.random.fork_rng(_devices(model)):
-        torch.manual_seed(seed_of([seed]))
+        seed_generators(loader, [seed])
         for batch in loader:
             parts.append(move_batch(batch, model.device))
             found += len(parts[-1][1])
             if found >= number:
                 break
+    if own is not None and state is not None:
+        own.set_state(state)
     if not parts:
         raise DirpruneError("the loader is empty, expected batches of (inputs, targets)")
     inputs, targets = tree_map(lambda *xs: torch.cat(xs)[:number], *parts)

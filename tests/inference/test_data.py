@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from dirprune.inference.data import ImageData, MemoryImages, load_data
 from dirprune.inference.data.splits import stratified_split, validation_count
 from dirprune.model.errors import DirpruneError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 @pytest.fixture(scope="module")

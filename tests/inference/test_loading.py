@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+
 from dirprune.inference.data import (
     AUGMENTATIONS,
     ImageData,
@@ -15,8 +18,6 @@ from dirprune.inference.data import (
 )
 from dirprune.inference.data.augment import augmentation
 from dirprune.model.errors import DirpruneError
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from dirprune.inference.data import MemoryImages, data_names, load_data
 from dirprune.inference.data import folder as folder_module
 from dirprune.model.errors import DirpruneError
-from PIL import Image
 
 DATA = os.environ.get("DIRPRUNE_DATA")
 

@@ -98,9 +98,12 @@ def run(
         typer.Option(help="Prior: symmetric, symmetric:0.3, alpha/K:1, or a number (symmetric)."),
     ] = "symmetric",
     temperature: Annotated[
-        float,
-        typer.Option(help="Power of the likelihood; 1 is the plain posterior, less is wider."),
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            help="Power of the likelihood; 1 is the plain posterior, less is wider. By default "
+            "500 / training images (at most 1): the posterior of 500 images."
+        ),
+    ] = None,
     scaling: Annotated[
         str, typer.Option(help="Gain of a unit: mean-one (K s) or simplex (s).")
     ] = "mean-one",

@@ -17,41 +17,42 @@ from torch import nn
 
 from ..analysis.decide import decide
 from ..analysis.diagnostics import diagnose
-from ..analysis.evidence import CRITERIA, evidence
+from ..analysis.evidence import evidence
 from ..analysis.evidence.switches import draw_switches, fixed_images, log_likelihood
 from ..analysis.posterior import posterior
 from ..analysis.report import write_report
 from ..analysis.tree import load_tree, save_tree
-from ..guides import GUIDES
 from ..inference.batchnorm import recalibrate
 from ..inference.data import ImageData, check_data, load_data, loader
 from ..inference.evaluate import Accuracy, evaluate
-from ..inference.fit import fit
+from ..inference.fit import Fit, fit
 from ..inference.latency import measure_latency
 from ..inference.loop import seed_of
 from ..inference.training import finetune, train
 from ..model.cost import count_macs, count_params
 from ..model.decision import Decision
-from ..model.errors import DirpruneError, unknown_name
 from ..model.networks import build_network, load_weights
 from ..model.priors import make_prior
 from ..model.storage import save
 from ..model.surgery import prune
 from ..model.switched import SwitchedNetwork
 from ..model.writing import atomic_write
+from .checks import HISTORY, METRICS, check_options, claim_folder, find_device
 from .export import export_program
 from .settings import Settings, recipe
 
 SVI_STEPS = 400
+# The default temperature makes the likelihood that of so many images: near the plain posterior for
+# a small data set, and wide enough to rank units for a large one.
+EFFECTIVE_IMAGES = 500
 ELPD_DRAWS, ELPD_IMAGES = 100, 500
-SETTINGS, METRICS, HISTORY = "settings.json", "metrics.json", "history.json"
 
 
 def run_job(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Run all stages into ``folder`` and print what came of it."""
-    _check_names(settings)
-    device = _device(settings.device)
-    _claim(folder, settings, resume=resume, overwrite=overwrite)
+    check_options(settings)
+    device = find_device(settings.device)
+    claim_folder(folder, settings, resume=resume, overwrite=overwrite)
     job = _Job(settings, folder, device)
     finished = folder / METRICS
     if resume and finished.exists() and not (folder / "checkpoints").exists():
@@ -78,7 +79,9 @@ class _Job:
             "seed": s.seed, "settings": s.to_dict(), "warnings": [], "seconds": {},
             "accuracy": {}, "accuracy_validation": {},
         }  # fmt: skip
-        (self.folder / "checkpoints").mkdir(exist_ok=True)
+        earlier = self._checkpoint("seconds")  # of the run that is resumed
+        if earlier.exists():
+            self.metrics["seconds"] = json.loads(earlier.read_text())
         self.data = self._stage("data", self._load_data)
         self.metrics["images"] = {
             part: len(getattr(self.data, part)) for part in ("train", "validation", "test")
@@ -112,8 +115,17 @@ class _Job:
             print(f"{name} ...", file=sys.stderr)
         started = time.perf_counter()
         result = work()
-        self.metrics["seconds"][name] = round(time.perf_counter() - started, 3)
+        seconds = self.metrics["seconds"]
+        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 3)
+        atomic_write(self._checkpoint("seconds"), json.dumps(seconds))
         return result
+
+    def _used[T](self, option: str, default: T) -> T:
+        """The value of an option, or what is usual where the user said nothing; it is noted."""
+        given = getattr(self.settings, option)
+        value: T = default if given is None else given
+        self.metrics["settings"][option] = value
+        return value
 
     def _load_data(self) -> ImageData:
         s = self.settings
@@ -143,7 +155,7 @@ class _Job:
             load_weights(network, s.weights)
             self.history["training"] = []
         else:
-            epochs = s.train_epochs or recipe(s.data).train_epochs
+            epochs = self._used("train_epochs", recipe(s.data).train_epochs)
             self.history["training"] = train(
                 network, self._loader("train", shuffle=True, augment=True), epochs=epochs,
                 seed=seed_of([s.seed, 1]), checkpoint=self._checkpoint("training"), resume=True,
@@ -153,24 +165,26 @@ class _Job:
 
     def _switched(self, network: nn.Module) -> SwitchedNetwork:
         s, data = self.settings, self.data
-        example = data.train[[0, 1]][0].to(self.device)
+        example, images = data.train[[0, 1]][0].to(self.device), len(data.train)
+        temperature = self._used("temperature", min(1.0, EFFECTIVE_IMAGES / images))
         return SwitchedNetwork(
-            network, example, num_data=len(data.train), prior=make_prior(s.prior),
-            temperature=s.temperature, scaling=s.scaling, include=s.include, exclude=s.exclude,
+            network, example, num_data=images, prior=make_prior(s.prior), temperature=temperature,
+            scaling=s.scaling, include=s.include, exclude=s.exclude,
         ).to(self.device)  # fmt: skip
 
-    def _fit(self, model: SwitchedNetwork) -> Any:
+    def _fit(self, model: SwitchedNetwork) -> Fit:
         s = self.settings
         batches = self._loader("train", shuffle=True)
         fitted = fit(
-            model, s.guide, batches, epochs=s.svi_epochs or math.ceil(SVI_STEPS / len(batches)),
+            model, s.guide, batches,
+            epochs=self._used("svi_epochs", math.ceil(SVI_STEPS / len(batches))),
             restarts=s.restarts, particles=s.particles, seed=seed_of([s.seed, 2]),
             checkpoint=self._checkpoint("svi"), resume=True,
         )  # fmt: skip
         self.history["svi"] = fitted.history
         return fitted
 
-    def _decide(self, model: SwitchedNetwork, fitted: Any) -> Decision:
+    def _decide(self, model: SwitchedNetwork, fitted: Fit) -> Decision:
         s = self.settings
         batches = self._loader("train", shuffle=True)
         path = self.folder / "posterior.nc"
@@ -200,7 +214,7 @@ class _Job:
             torch.manual_seed(seed_of([s.seed, 3]))
             if recalibrate(pruned, self._loader("train", shuffle=True)):
                 self._measure("recalibrated", pruned)
-        epochs = recipe(s.data).finetune_epochs if s.finetune_epochs is None else s.finetune_epochs
+        epochs = self._used("finetune_epochs", recipe(s.data).finetune_epochs)
         self.history["finetuning"] = []
         if epochs:
             self.history["finetuning"] = finetune(
@@ -299,66 +313,3 @@ class _Job:
                 f"report: {self.folder / 'report.html'}",
             ]
         )
-
-
-def _check_names(settings: Settings) -> None:
-    """Refuse unknown names and bad numbers before anything takes time."""
-    if settings.guide not in GUIDES:
-        raise unknown_name("guide", settings.guide, GUIDES)
-    if settings.evidence not in CRITERIA:
-        raise unknown_name("evidence", settings.evidence, CRITERIA)
-    make_prior(settings.prior)
-    for option in ("train_epochs", "svi_epochs", "restarts", "particles", "batch_size"):
-        value = getattr(settings, option)
-        if value is not None and value < 1:
-            name = option.replace("_", "-")
-            raise DirpruneError(f"--{name} {value}: expected a whole number of at least 1")
-    if settings.finetune_epochs is not None and settings.finetune_epochs < 0:
-        raise DirpruneError(f"--finetune-epochs {settings.finetune_epochs}: expected 0 or more")
-    if settings.seed < 0:
-        raise DirpruneError(f"--seed {settings.seed}: expected 0 or more")
-    if not (math.isfinite(settings.temperature) and settings.temperature > 0):
-        raise DirpruneError(f"--temperature {settings.temperature}: expected a positive number")
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise DirpruneError(f"--device {name}: {reason}") from error
-    return device
-
-
-def _claim(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
-    """Take the folder for this run, or go on with the one that is there."""
-    path = folder / SETTINGS
-    wanted = json.loads(json.dumps(settings.to_dict()))
-    if path.exists() and resume:
-        try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise DirpruneError(f"{path} is damaged; --overwrite begins again") from error
-        changed = [key for key in wanted if found.get(key) != wanted[key]]
-        if changed:
-            differences = ", ".join(
-                f"--{key.replace('_', '-')} was {found.get(key)!r}, now {wanted[key]!r}"
-                for key in changed
-            )
-            raise DirpruneError(
-                f"{folder} holds a run with other settings ({differences}): use the same, another "
-                "--out, or --overwrite"
-            )
-        return
-    if path.exists() and not overwrite:
-        raise DirpruneError(
-            f"{folder} holds a run already: --resume goes on with it, --overwrite begins again, "
-            "--out names another folder"
-        )
-    if overwrite:
-        for name in ("posterior.nc", METRICS, HISTORY, "decision.json", "report.html"):
-            (folder / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "original", "pruned", "figures"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    atomic_write(path, json.dumps(wanted, indent=1))

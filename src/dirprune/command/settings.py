@@ -24,7 +24,7 @@ class Settings:
     train_epochs: int | None = None
     guide: str = "dirichlet"
     prior: str = "symmetric"
-    temperature: float = 0.01
+    temperature: float | None = None
     scaling: str = "mean-one"
     svi_epochs: int | None = None
     restarts: int = 2

@@ -1,0 +1,82 @@
+"""What is checked before a run takes any time: names, numbers, the device, the folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import torch
+
+from ..analysis.evidence import CRITERIA
+from ..guides import GUIDES
+from ..model.errors import DirpruneError, unknown_name
+from ..model.priors import make_prior
+from ..model.writing import atomic_write
+from .settings import Settings
+
+SETTINGS, METRICS, HISTORY = "settings.json", "metrics.json", "history.json"
+
+
+def check_options(settings: Settings) -> None:
+    """Refuse unknown names and bad numbers before anything takes time."""
+    if settings.guide not in GUIDES:
+        raise unknown_name("guide", settings.guide, GUIDES)
+    if settings.evidence not in CRITERIA:
+        raise unknown_name("evidence", settings.evidence, CRITERIA)
+    make_prior(settings.prior)
+    for option in ("train_epochs", "svi_epochs", "restarts", "particles", "batch_size"):
+        value = getattr(settings, option)
+        if value is not None and value < 1:
+            name = option.replace("_", "-")
+            raise DirpruneError(f"--{name} {value}: expected a whole number of at least 1")
+    if settings.finetune_epochs is not None and settings.finetune_epochs < 0:
+        raise DirpruneError(f"--finetune-epochs {settings.finetune_epochs}: expected 0 or more")
+    if settings.seed < 0:
+        raise DirpruneError(f"--seed {settings.seed}: expected 0 or more")
+    if settings.temperature is not None and not 0 < settings.temperature < math.inf:
+        raise DirpruneError(f"--temperature {settings.temperature}: expected a positive number")
+
+
+def find_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise DirpruneError(f"--device {name}: {reason}") from error
+    return device
+
+
+def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
+    """Take the folder for this run, or go on with the one that is there."""
+    path = folder / SETTINGS
+    wanted = json.loads(json.dumps(settings.to_dict()))
+    if path.exists() and resume:
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise DirpruneError(f"{path} is damaged; --overwrite begins again") from error
+        changed = [key for key in wanted if found.get(key) != wanted[key]]
+        if changed:
+            differences = ", ".join(
+                f"--{key.replace('_', '-')} was {found.get(key)!r}, now {wanted[key]!r}"
+                for key in changed
+            )
+            raise DirpruneError(
+                f"{folder} holds a run with other settings ({differences}): use the same, another "
+                "--out, or --overwrite"
+            )
+        return
+    if path.exists() and not overwrite:
+        raise DirpruneError(
+            f"{folder} holds a run already: --resume goes on with it, --overwrite begins again, "
+            "--out names another folder"
+        )
+    if overwrite:
+        for name in ("posterior.nc", METRICS, HISTORY, "decision.json", "report.html"):
+            (folder / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "original", "pruned", "figures"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    atomic_write(path, json.dumps(wanted, indent=1))

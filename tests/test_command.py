@@ -1,0 +1,337 @@
+"""The command line, end to end on real data, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import dirprune
+from dirprune.command import main
+
+# Enough to learn something in a few seconds; every stage runs.
+QUICK = ["--train-epochs", "6", "--svi-epochs", "6", "--finetune-epochs", "2"]
+
+
+def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """``dirprune`` in a process of its own, as a user runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "dirprune", *arguments],
+        capture_output=True, text=True, cwd=cwd, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on the digits."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    assert main(["run", "--out", str(folder), *QUICK]) == 0
+    return folder
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return found
+
+
+# -- a run ----------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_files_and_nothing_half_done(finished: Path) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "decision.json", "figures", "history.json", "metrics.json", "original", "posterior.nc",
+        "pruned", "pruned.pt2", "report.html", "settings.json",
+    ]  # fmt: skip
+
+
+def test_metrics_hold_the_contract(finished: Path) -> None:
+    metrics = metrics_of(finished)
+    assert {"original", "pruned", "finetuned"} <= set(metrics["accuracy"])
+    for key in ("macs", "params", "latency_ms"):
+        assert metrics[key]["before"] >= metrics[key]["after"] > 0 or key == "latency_ms"
+    assert {"seconds", "seed", "versions"} <= set(metrics)
+    assert metrics["macs"]["after"] <= 0.5 * metrics["macs"]["before"]
+    # 6 epochs of training on 1,132 images: far from chance (10 %), or nothing below means a thing.
+    assert metrics["accuracy"]["original"] > 85
+    assert metrics["images"] == {"train": 1132, "validation": 126, "test": 539}
+    # What the user left open is noted with the value that was used.
+    assert metrics["settings"]["temperature"] == pytest.approx(500 / 1132)
+
+
+def test_the_decision_is_what_was_cut(finished: Path) -> None:
+    decision = dirprune.Decision.load(finished / "decision.json")
+    pruned = dirprune.load(finished / "pruned")
+    assert pruned.conv1.out_channels == len(decision.kept["conv1"])  # type: ignore[union-attr,arg-type]
+    assert {name: len(p) for name, p in decision.probability.items()} == {
+        "conv1": 16, "conv2": 32, "fc1": 64,
+    }  # fmt: skip
+
+
+def test_pruned_network_has_bit_equal_logits_in_a_new_process(
+    finished: Path, tmp_path: Path
+) -> None:
+    x = torch.randn(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    script = (
+        "import dirprune, torch\n"
+        "from safetensors.torch import load_file, save_file\n"
+        "x = load_file('x.safetensors')['x']\n"
+        f"y = dirprune.load({str(finished / 'pruned')!r})(x)\n"
+        "save_file({'y': y.detach()}, 'y.safetensors')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=120)
+    assert torch.equal(
+        load_file(tmp_path / "y.safetensors")["y"], dirprune.load(finished / "pruned")(x)
+    )
+
+
+def test_exported_program_runs_without_dirprune(finished: Path) -> None:
+    script = (
+        "import sys, torch\n"
+        f"program = torch.export.load({str(finished / 'pruned.pt2')!r}).module()\n"
+        "assert program(torch.zeros(5, 1, 8, 8)).shape == (5, 10)\n"
+        "assert not any(name.startswith('dirprune') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    program = torch.export.load(finished / "pruned.pt2").module()
+    x = torch.randn(5, 1, 8, 8)
+    # float32 and another order of the same sums.
+    torch.testing.assert_close(
+        program(x), dirprune.load(finished / "pruned")(x), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_same_seed_same_result_and_resume_of_a_finished_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--out", str(tmp_path / "again"), *QUICK]) == 0
+    first, second = metrics_of(finished), metrics_of(tmp_path / "again")
+    for key in ("accuracy", "accuracy_validation", "macs", "params", "sites"):
+        assert first[key] == second[key]
+    capsys.readouterr()
+    before = (finished / "metrics.json").read_bytes()
+    assert main(["run", "--out", str(finished), "--resume", *QUICK]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert (finished / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
+def test_an_interrupted_run_resumes_to_the_same_result(
+    number: signal.Signals, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["run", "--out", str(out), *QUICK]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dirprune", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    while not (out / "original").exists():  # training is over, SVI begins
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
+    assert "Traceback" not in errors
+    assert command(*arguments).returncode == 2  # neither --resume nor --overwrite
+    again = command(*arguments, "--resume")
+    assert again.returncode == 0, again.stderr
+    for key in ("accuracy", "sites"):
+        assert metrics_of(out)[key] == metrics_of(finished)[key]
+    ours, theirs = (
+        load_file(folder / "pruned" / "network.safetensors") for folder in (out, finished)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_resume_with_other_settings_is_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--out", str(finished), "--resume", *QUICK, "--seed", "1"]) == 2
+    assert "--seed was 0, now 1" in capsys.readouterr().err
+
+
+def test_weights_of_one_run_serve_another(finished: Path, tmp_path: Path) -> None:
+    weights = finished / "original" / "network.safetensors"
+    out = tmp_path / "out"
+    options = ["--weights", str(weights), "--budget", "keep=0.25", "--evidence", "concentration"]
+    assert main(["run", "--out", str(out), *options, *QUICK[2:]]) == 0
+    metrics = metrics_of(out)
+    assert metrics["accuracy"]["original"] == metrics_of(finished)["accuracy"]["original"]
+    assert sum(site["kept"] for site in metrics["sites"]) == 28  # a quarter of 112
+
+
+# -- the other commands ---------------------------------------------------------------------------
+
+
+def test_decide_again_from_the_posterior_alone(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (moved / "posterior.nc").write_bytes((finished / "posterior.nc").read_bytes())
+    out = tmp_path / "decision.json"
+    assert main(["decide", str(moved), "--budget", "macs=0.25", "--out", str(out)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert 0 < said["macs"] <= 0.25
+    kept = dirprune.Decision.load(out).kept
+    assert {name: len(units) for name, units in kept.items()} == said["widths"]
+
+
+def test_info_lists_the_sites(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "lenet5", "--size", "28", "--channels", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "2,293,000 MACs, 431,080 parameters" in text
+    assert "fc2: it is the network's output" in text
+    assert main(["info", "lenet5", "--size", "28", "--channels", "1", "--json"]) == 0
+    sites = json.loads(capsys.readouterr().out)["sites"]
+    assert [(s["name"], s["units"]) for s in sites] == [("conv1", 20), ("conv2", 50), ("fc1", 500)]
+    # conv2 down to one unit: 1,600,000 MACs of its own and the 400,000 of fc1 that read it, less
+    # the fiftieth that stays, of 2,293,000.
+    assert sites[1]["macs_share"] == pytest.approx(0.98 * 2_000_000 / 2_293_000)
+
+
+def test_info_lists_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    for name in ("lenet5", "torchvision:NAME", "digits", "dirichlet", "alpha/K", "removal-cost"):
+        assert name in text
+
+
+def test_report_is_made_again(finished: Path) -> None:
+    page = finished / "report.html"
+    before = page.stat().st_mtime_ns
+    assert main(["report", str(finished)]) == 0
+    assert page.stat().st_mtime_ns > before
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom dirprune.command import main\n"
+        "for words in (['--help'], ['run', '--help'], ['--version']):\n    main(words)\n"
+        "heavy = {'torch', 'pyro', 'arviz', 'matplotlib', 'sklearn', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Network" in done.stdout
+
+
+def test_quiet_when_not_a_terminal(finished: Path, tmp_path: Path) -> None:
+    done = command("run", "--out", str(tmp_path / "out"), *QUICK)
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 4
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+BAD = {
+    "network": (["--network", "lenet6"], "did you mean 'lenet5'"),
+    "torchvision": (["--network", "torchvision:resnet19"], "did you mean"),
+    "data": (["--data", "digit"], "did you mean 'digits'"),
+    "guide": (["--guide", "dirichlt"], "did you mean 'dirichlet'"),
+    "evidence": (["--evidence", "removal_cost"], "did you mean 'removal-cost'"),
+    "prior": (["--prior", "symetric"], "did you mean 'symmetric'"),
+    "prior value": (["--prior", "-1"], "must be positive"),
+    "budget name": (["--budget", "mac=0.5"], "did you mean 'macs'"),
+    "budget form": (["--budget", "0.5"], "expected NAME=SHARE"),
+    "budget range": (["--budget", "macs=1.5"], "(0, 1]"),
+    "budget nan": (["--budget", "macs=nan"], "(0, 1]"),
+    "temperature": (["--temperature", "0"], "positive"),
+    "epochs": (["--svi-epochs", "0"], "at least 1"),
+    "word for a number": (["--seed", "one"], "integer"),
+    "option": (["--budgett", "macs=0.5"], "No such option"),
+    "device": (["--device", "cuda:99"], "--device cuda:99"),
+    "no such device": (["--device", "gpu"], "--device gpu"),
+    "missing weights": (["--weights", "nowhere.pt"], "nowhere.pt"),
+    "folder": (["--data", "folder:nowhere"], "nowhere"),
+    "mean": (["--mean", "a,b"], "expected numbers"),
+    "size": (["--network", "lenet5"], "16x16"),
+    "channels": (["--network", "torchvision:resnet18"], "3 channels"),
+    "layer": (["--exclude", "conv9", "--train-epochs", "1"], "conv9"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "expected"), BAD.values(), ids=BAD)
+def test_bad_input_gets_one_line_and_status_2(
+    options: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--out", "out", *options]) == 2
+    said = capsys.readouterr().err
+    assert expected in said
+    assert len(said.splitlines()) == 1
+    assert said.startswith("dirprune: ")
+
+
+def test_budget_below_one_unit_a_layer(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decide", str(finished), "--budget", "keep=0.001"]) == 2
+    assert "the smallest possible is keep=0.0268" in capsys.readouterr().err  # 3 of 112 units
+    # Refused in a run before anything is learned: the decision would come last.
+    assert main(["run", "--out", str(tmp_path / "out"), *QUICK, "--budget", "macs=0.00001"]) == 2
+    assert "the smallest possible is macs=" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "posterior.nc").exists()
+
+
+def test_damaged_and_foreign_weights(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (finished / "original" / "network.safetensors").read_bytes()
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(good[:1000])
+    foreign = finished / "pruned" / "network.safetensors"
+    for path in (cut, foreign):
+        assert main(["run", "--out", str(tmp_path / "out"), "--weights", str(path)]) == 2
+        said = capsys.readouterr().err
+        assert str(path) in said
+        assert len(said.splitlines()) == 1
+
+
+def test_a_network_at_chance_is_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    network = dirprune.build_network("digits-cnn", num_classes=10, in_channels=1, size=8)
+    dirprune.save(tmp_path / "random", network)
+    weights = str(tmp_path / "random" / "network.safetensors")
+    out = tmp_path / "out"
+    assert main(["run", "--out", str(out), "--weights", weights, *QUICK[2:]]) == 0
+    assert "no better than chance" in capsys.readouterr().err
+    assert len(metrics_of(out)["warnings"]) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_folder_that_is_not_writable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path.chmod(0o500)
+    assert main(["run", "--out", str(tmp_path / "out")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_out_below_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["run", "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_posterior_that_is_missing_or_damaged(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decide", str(tmp_path), "--budget", "macs=0.5"]) == 2
+    assert "no such file" in capsys.readouterr().err
+    content = (finished / "posterior.nc").read_bytes()
+    (tmp_path / "posterior.nc").write_bytes(content[: len(content) // 2])
+    assert main(["decide", str(tmp_path), "--budget", "macs=0.5"]) == 2
+    assert "damaged" in capsys.readouterr().err
