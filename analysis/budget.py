@@ -46,12 +46,9 @@ def keep_within(
 
     The least score goes first, divided by what the removal saves if ``per_cost``.
     """
-    removal = _Removal(table, what)
+    removal, removable = _Removal(table, what), _Removable(table, fixed)
     full = removal.cost
     target = int(_exactly(share) * full)
-    removable = _Removable(table, fixed)
-    kept = removable.kept
-    gone: list[int] = []
     positive = np.maximum(scores, 0)
     while removal.cost > target and not removable.blocked.all():
         # A negative score says that the unit does harm: such units go first, worst first.
@@ -61,25 +58,19 @@ def keep_within(
         unit = int(rank.argmin())
         removal.remove(unit)
         removable.remove(unit)
-        gone.append(unit)
-    if removal.cost > target:
-        # What is left by score is one unit a site, and they are too dear: take the cheapest ones.
-        smallest = _smallest(table, what, fixed)
-        for unit in np.flatnonzero(smallest & ~kept).tolist():
-            removal.restore(unit)
-            gone.remove(unit)
-        for unit in np.flatnonzero(kept & ~smallest).tolist():
-            removal.remove(unit)
-            gone.append(unit)
-        kept = smallest
+    if removal.cost <= target:
+        return removable.kept
+    # What is left by score is one unit a site, and they are too dear. Take the cheapest ones
+    # instead, and of the others what fits, best first.
+    removal, kept = _smallest(table, what, fixed)
     if removal.cost > target:
         raise DirpruneError(
             f"budget {what}={share}: {target:,} of {full:,} {what}, but one unit in each site (and "
             f"all without evidence) already take {removal.cost:,}; the smallest possible is {what}="
             f"{_up(removal.cost, full)}"
         )
-    for unit in reversed(gone):
-        if scores[unit] >= 0 and removal.cost + removal.price(unit) <= target:
+    for unit in np.argsort(-scores, kind="stable").tolist():
+        if not kept[unit] and removal.cost + removal.price(unit) <= target:
             removal.restore(unit)
             kept[unit] = True
     return kept
@@ -172,7 +163,7 @@ def _site_units(table: CostTable) -> Iterator[NDArray[np.int64]]:
         start += size
 
 
-def _smallest(table: CostTable, what: str, fixed: Bools) -> Bools:
+def _smallest(table: CostTable, what: str, fixed: Bools) -> tuple[_Removal, Bools]:
     """The cheapest decision that there is: site by site, all but the cheapest units gone."""
     removal, removable = _Removal(table, what), _Removable(table, fixed)
     for units in _site_units(table):
@@ -180,7 +171,7 @@ def _smallest(table: CostTable, what: str, fixed: Bools) -> Bools:
             if not removable.blocked[unit]:
                 removal.remove(unit)
                 removable.remove(unit)
-    return removable.kept
+    return removal, removable.kept
 
 
 def _exactly(share: float) -> Fraction:

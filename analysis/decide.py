@@ -32,8 +32,8 @@ def decide(
     """Choose the units that stay, over all sites at once; the widths follow from the budget.
 
     With ``macs`` or ``params`` the unit with the least score per multiply-add (or parameter) that
-    its removal saves now goes first, counted again after each removal; then units for which there
-    is room come back, best first. So the cost is at most the budget, and no removed unit would fit.
+    its removal saves now goes first, counted again after each removal, until the cost is at most
+    the budget: it is within one unit of it.
     Scores that do not compare across sites (concentrations) are taken relative to their site's
     mean, and not per cost.
     With ``keep`` the units with the least score go, exactly so many. Ties go by index, and no site
