@@ -280,10 +280,23 @@ def test_budget_below_one_unit_a_layer(
 ) -> None:
     assert main(["decide", str(finished), "--budget", "keep=0.001"]) == 2
     assert "the smallest possible is keep=0.0268" in capsys.readouterr().err  # 3 of 112 units
-    # Refused in a run before anything is learned: the decision would come last.
-    assert main(["run", "--out", str(tmp_path / "out"), *QUICK, "--budget", "macs=0.00001"]) == 2
+    # Refused in a run before anything is trained or learned, though the decision comes last.
+    out = tmp_path / "out"
+    assert main(["run", "--out", str(out), *QUICK, "--budget", "macs=0.00001"]) == 2
     assert "the smallest possible is macs=" in capsys.readouterr().err
-    assert not (tmp_path / "out" / "posterior.nc").exists()
+    assert not (out / "original").exists()
+    # and the folder is free for the right budget
+    assert main(["run", "--out", str(out), *QUICK, "--network", "lenet5"]) == 2
+    assert "16x16" in capsys.readouterr().err
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "report.html").write_text("mine")
+    for option in ([], ["--overwrite"]):
+        assert main(["run", "--out", str(tmp_path), *QUICK, *option]) == 2
+        assert "report.html, figures, but not of a run" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == "mine"
 
 
 def test_damaged_and_foreign_weights(

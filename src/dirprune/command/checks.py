@@ -17,6 +17,10 @@ from ..model.writing import atomic_write
 from .settings import Settings
 
 SETTINGS, METRICS, HISTORY = "settings.json", "metrics.json", "history.json"
+OUTPUTS = (
+    METRICS, HISTORY, "posterior.nc", "decision.json", "report.html", "pruned.pt2",
+    "checkpoints", "original", "pruned", "figures",
+)  # fmt: skip
 
 
 def check_options(settings: Settings) -> None:
@@ -69,14 +73,21 @@ def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: b
                 "--out, or --overwrite"
             )
         return
-    if path.exists() and not overwrite:
+    there = [name for name in OUTPUTS if (folder / name).exists()]
+    if there and not path.exists():
+        raise DirpruneError(
+            f"{folder} holds {', '.join(there)}, but not of a run of dirprune: choose another --out"
+        )
+    # A run that failed before it had anything to keep does not hold the folder.
+    begun = set(there) & {"original", METRICS} or (folder / "checkpoints" / "training").exists()
+    if begun and not overwrite:
         raise DirpruneError(
             f"{folder} holds a run already: --resume goes on with it, --overwrite begins again, "
             "--out names another folder"
         )
-    if overwrite:
-        for name in ("posterior.nc", METRICS, HISTORY, "decision.json", "report.html"):
-            (folder / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "original", "pruned", "figures"):
+    for name in there:
+        if (folder / name).is_dir():
             shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            (folder / name).unlink()
     atomic_write(path, json.dumps(wanted, indent=1))

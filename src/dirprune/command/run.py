@@ -155,6 +155,7 @@ class _Job:
             load_weights(network, s.weights)
             self.history["training"] = []
         else:
+            self._switched(network)  # what cannot be pruned is refused before it is trained
             epochs = self._used("train_epochs", recipe(s.data).train_epochs)
             self.history["training"] = train(
                 network, self._loader("train", shuffle=True, augment=True), epochs=epochs,
@@ -167,10 +168,13 @@ class _Job:
         s, data = self.settings, self.data
         example, images = data.train[[0, 1]][0].to(self.device), len(data.train)
         temperature = self._used("temperature", min(1.0, EFFECTIVE_IMAGES / images))
-        return SwitchedNetwork(
+        model = SwitchedNetwork(
             network, example, num_data=images, prior=make_prior(s.prior), temperature=temperature,
             scaling=s.scaling, include=s.include, exclude=s.exclude,
         ).to(self.device)  # fmt: skip
+        # An impossible budget is refused now, not after the posterior has been learned.
+        decide(model, {n: torch.ones(site.size) for n, site in model.sites.items()}, **s.budget)
+        return model
 
     def _fit(self, model: SwitchedNetwork) -> Fit:
         s = self.settings
