@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...model.switched import SwitchedNetwork
-from .switches import grid, take
+from .switches import grid, take, usual_batch
 
 
 def removal_cost(
@@ -18,7 +18,7 @@ def removal_cost(
     inputs: Any,
     targets: Tensor,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> dict[str, Tensor]:
     r"""What a unit's removal costs under each draw of the switches, to second order.
 
@@ -35,7 +35,7 @@ def removal_cost(
         switches: site -> [S, K], posterior draws.
         inputs: n examples.
         targets: [n].
-        batch_size: examples at a time.
+        batch_size: examples at a time; by default what their size suggests.
 
     Returns:
         site -> [S, K], in nats^2 per nat (nats, as a Fisher information is). It takes S x n
@@ -50,7 +50,7 @@ def removal_cost(
     cost = {
         name: torch.zeros(number, model.sites[name].size, dtype=torch.float64) for name in names
     }
-    for rows in grid(number, count, batch_size):
+    for rows in grid(number, count, batch_size or usual_batch(inputs), "removal cost"):
         draw, example = rows // count, (rows % count).to(device)
         chosen = {name: switches[name][draw].to(device) for name in names}
         gains = {name: g.detach().requires_grad_() for name, g in model.gains(chosen).items()}

@@ -10,7 +10,8 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
+from tqdm import tqdm
 
 from ...inference.fit import Fit
 from ...inference.loop import Loader, move_batch, seed_generators, seed_of
@@ -81,13 +82,14 @@ def log_likelihood(
     inputs: Any,
     targets: Tensor,
     *,
-    batch_size: int = 512,
+    batch_size: int | None = None,
 ) -> Tensor:
     """log p(y_i | x_i, s) of every draw s on every example: [S, n], untempered, in nats."""
+    batch_size = batch_size or usual_batch(inputs)
     number, count = len(next(iter(switches.values()))), len(targets)
     out = torch.empty(number * count, dtype=torch.float64)
     with torch.no_grad():
-        for rows in grid(number, count, batch_size):
+        for rows in grid(number, count, batch_size, "log likelihood"):
             draw, example = rows // count, (rows % count).to(model.device)
             chosen = {name: s[draw].to(model.device) for name, s in switches.items()}
             outputs = model.outputs(take(inputs, example), chosen)
@@ -95,10 +97,17 @@ def log_likelihood(
     return out.view(number, count)
 
 
-def grid(draws: int, examples: int, batch_size: int) -> Iterator[Tensor]:
+def grid(draws: int, examples: int, batch_size: int, label: str = "") -> Iterator[Tensor]:
     """The draws x examples grid in batches; row r is draw r // examples, example r mod examples."""
-    for start in range(0, draws * examples, batch_size):
+    starts = range(0, draws * examples, batch_size)
+    for start in tqdm(starts, desc=label, unit="batch", disable=None, leave=False):
         yield torch.arange(start, min(start + batch_size, draws * examples))
+
+
+def usual_batch(inputs: Any) -> int:
+    """Examples at a time: 512 small images, 27 of 224 x 224 pixels, whose activations are large."""
+    values = sum(x[0].numel() for x in tree_leaves(inputs) if isinstance(x, Tensor))
+    return max(1, min(512, 2**22 // max(1, values)))
 
 
 def take(inputs: Any, index: Tensor) -> Any:
