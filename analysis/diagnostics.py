@@ -26,7 +26,7 @@ LEAST_STEPS = 32  # below, the late losses have no autocorrelation to speak of
 LIMITS = {  # threshold, and its source
     "elpd": ("none: higher is better", "Vehtari, Gelman, Gabry 2017, Stat. Comput. 27"),
     "svi_convergence": (
-        "z < 2, or R-hat < 1.1 and drift < 1 %",
+        "|z| < 2, or R-hat < 1.1 and drift < 1 %",
         "Geweke 1992 (z); Dhaka et al. 2020, arXiv 2009.00666 (R-hat of iterates)",
     ),
     "restart_agreement": ("95 % quantile of R-hat <= 1.01", "Vehtari et al. 2021, Bayesian Anal."),
@@ -51,8 +51,7 @@ def restart_agreement(tree: xr.DataTree) -> Finding:
         DirpruneError: fewer than two restarts.
     """
     draws = _draws(tree, "posterior")
-    restarts = len(next(iter(draws.values())))
-    if restarts < 2:
+    if (restarts := len(next(iter(draws.values())))) < 2:
         raise DirpruneError(f"expected at least 2 restarts to compare, got {restarts}: restarts=2")
     ratios = az.rhat(tree["posterior"].to_dataset(), method="rank")
     spread = {
@@ -88,10 +87,10 @@ def svi_convergence(history: Mapping[str, Any]) -> Finding:
 
     with L_3, L_4 the losses of the third and fourth quarter of the steps and ESS their effective
     number, which accounts for autocorrelation; beside it R-hat with the two quarters as chains, and
-    the drift in nats. It tells whether more steps would still gain much. It cannot tell whether
+    the drift in nats. It tells whether the loss still falls, or rises again. It cannot tell whether
     another start would have ended elsewhere, and a step size that falls to zero brings any run to
-    rest. Threshold: z < 2, or R-hat < 1.1 with a drift below 1 %.
-    ``history`` is ``{"svi": [losses of each restart]}``, as in ``history.json``.
+    rest. Threshold: |z| < 2, or R-hat < 1.1 with a drift below 1 %. ``history`` is ``{"svi":
+    [losses of each restart]}``.
     """
     runs = [np.asarray(losses, dtype=float) for losses in history.get("svi", [])]
     if (short := min(map(len, runs), default=0)) < LEAST_STEPS:
@@ -106,13 +105,16 @@ def svi_convergence(history: Mapping[str, Any]) -> Finding:
         rhat = float(az.rhat(np.stack([third, fourth]), method="rank")) if error else 1.0
         relative = drift / max(abs(loss), 1e-12)
         found.append({"z": z, "drift": drift, "relative": relative, "rhat": rhat, "loss": loss})
-    worst = max(found, key=lambda f: f["z"])
-    good = worst["z"] < 2 or (worst["rhat"] < 1.1 and worst["relative"] < 0.01)
+    worst = max(found, key=lambda f: abs(f["z"]))
+    good = abs(worst["z"]) < 2 or (worst["rhat"] < 1.1 and abs(worst["relative"]) < 0.01)
+    verdict, advice = "was still improving", " More epochs would help."
+    if worst["z"] < 0:
+        verdict, advice = "was getting worse", " A smaller lr would help."
     text = (
-        f"SVI {'came to rest' if good else 'was still improving'}: from the third to the fourth "
+        f"SVI {'came to rest' if good else verdict}: from the third to the fourth "
         f"quarter of the steps the loss changed by {-worst['drift']:+.3g} nats "
         f"({-100 * worst['relative']:+.1f} %, {abs(worst['z']):.1f} standard errors), R-hat is "
-        f"{worst['rhat']:.2f}.{'' if good else ' More epochs would help.'}"
+        f"{worst['rhat']:.2f}.{'' if good else advice}"
     )
     return _finding("svi_convergence", {"restarts": found}, text, good)
 
@@ -153,12 +155,9 @@ def importance(tree: xr.DataTree) -> Finding:
         "of the concentrations alone exceeds 0.7 while every marginal is nearly right, so this is "
         "no verdict on single units."
     )
-    return _finding(
-        "importance",
-        {"khat": k if math.isfinite(k) else None, "sd_log_w": sd, "dimensions": dimensions},
-        text,
-        good,
-    )
+    khat = k if math.isfinite(k) else None
+    value = {"khat": khat, "sd_log_w": sd, "dimensions": dimensions}
+    return _finding("importance", value, text, good)
 
 
 def overlap(tree: xr.DataTree) -> Finding:

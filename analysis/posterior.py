@@ -17,6 +17,7 @@ from ..model.switched import SwitchedNetwork
 from .evidence import COST_DRAWS, COST_IMAGES, DRAWS, fit_concentrations, removal_cost
 from .evidence.switches import (
     draw_switches,
+    each_restart,
     fixed_images,
     log_likelihood,
     log_prior,
@@ -72,12 +73,16 @@ def posterior(
     chains = len(fit.guides)
     flat = {site: s.flatten(0, 1) for site, s in drawn.switches.items()}
     inputs, targets = fixed_images(model, loader, images, seed)
-    likelihood = log_likelihood(model, flat, inputs, targets)
+    likelihood = torch.cat(
+        each_restart(
+            model, fit, drawn.switches, lambda s: log_likelihood(model, s, inputs, targets)
+        )
+    )
     scale = model.num_data / likelihood.shape[1]
     lp = log_prior(model, flat) + model.temperature * scale * likelihood.sum(1)
-    few = {site: s[:, :cost_draws].flatten(0, 1) for site, s in drawn.switches.items()}
+    few = {site: s[:, :cost_draws] for site, s in drawn.switches.items()}
     cost_inputs = fixed_images(model, loader, cost_images, seed)
-    cost = removal_cost(model, few, *cost_inputs)
+    costs = each_restart(model, fit, few, lambda s: removal_cost(model, s, *cost_inputs))
 
     def by_chain(value: torch.Tensor) -> torch.Tensor:
         return value.reshape(chains, -1, *value.shape[1:])
@@ -99,7 +104,7 @@ def posterior(
             {"targets": targets}, ("image",) + ("target",) * (targets.dim() - 1)
         ),
         "evidence": site_dataset(
-            {site: by_chain(c) for site, c in cost.items()}, ("chain", "draw")
+            {site: torch.stack([c[site] for c in costs]) for site in few}, ("chain", "draw")
         ),
         "cost_table": xr.Dataset({"json": json.dumps(model.costs.to_dict())}),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -12,7 +11,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..model.errors import DirpruneError
-from ..model.graph.trace import as_tuple
 from ..model.switched import SwitchedNetwork
 
 
@@ -27,11 +25,7 @@ def check_batch(model: SwitchedNetwork, inputs: Any, targets: Any) -> list[str]:
     Raises:
         DirpruneError: what came, and what was expected.
     """
-    if isinstance(inputs, Mapping):
-        found, expected = dict(inputs), dict(model.example_kwargs)
-    else:
-        found = dict(enumerate(as_tuple(inputs)))
-        expected = dict(enumerate(model.example_inputs))
+    found, expected = _named(model, inputs), _named(model, model.example)
     if set(found) != set(expected):
         raise DirpruneError(
             f"a batch has the inputs {list(found)}, the network takes {list(expected)}"
@@ -56,6 +50,13 @@ def check_batch(model: SwitchedNetwork, inputs: Any, targets: Any) -> list[str]:
             return ["the network's outputs, all gains one (are its weights finite?)"]
         _check_targets(model.likelihood(outputs), outputs, targets)
     return []
+
+
+def _named(model: SwitchedNetwork, inputs: Any) -> dict[Any, Any]:
+    """A batch's inputs by position or by name."""
+    args, kwargs = model.arguments(inputs)
+    named: dict[Any, Any] = dict(enumerate(args))
+    return named | kwargs
 
 
 def not_finite(inputs: Any, targets: Any) -> list[str]:

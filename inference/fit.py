@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
@@ -33,12 +35,15 @@ class Fit:
         history: one list of losses (negative ELBO estimates, in nats) per restart.
         seconds: wall time.
         settings: how it was run.
+        learned: per restart, what the model learned beside the guide, by name (the noise of a
+            Gaussian likelihood); the model itself is left with that of the last one.
     """
 
     guides: list[AutoGuide]
     history: list[list[float]]
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    learned: list[dict[str, Tensor]] = field(default_factory=list)
 
 
 def fit(
@@ -82,6 +87,11 @@ def fit(
     for name, value in (("epochs", epochs), ("restarts", restarts), ("particles", particles)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise DirpruneError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    if not isinstance(model, SwitchedNetwork):
+        raise DirpruneError(
+            f"expected a SwitchedNetwork to fit, got {type(model).__name__}; a site is left out by "
+            "exclude=, and Pyro's own SVI takes a model under a handler such as poutine.condition"
+        )
     if not 0 < lr < 10:
         raise DirpruneError(f"lr: expected a step size between 0 and 10, got {lr}")
     make = guide_factory(guide, restarts)
@@ -90,6 +100,7 @@ def fit(
     fitted = Fit([], [], 0.0)
     learned = [p for p in model.parameters() if p.requires_grad]  # a likelihood's noise
     initial = [p.detach().clone() for p in learned]
+    fingerprint = {} if folder is None else _fingerprint(model)
     for restart in range(restarts):
         with torch.no_grad():
             for p, start in zip(learned, initial, strict=True):
@@ -110,7 +121,7 @@ def fit(
             "scaling": model.scaling,
             "num_data": model.num_data,
         }
-        identity = {**fitted.settings, "sites": {s.name: s.size for s in model.sites.values()}}
+        identity = {**fitted.settings, **fingerprint}
         identity.pop("restarts")  # one more restart leaves the others as they are
         losses = run_epochs(
             job,
@@ -123,6 +134,10 @@ def fit(
             label="SVI" if restarts == 1 else f"SVI {restart + 1}/{restarts}",
         )
         fitted.history.append(losses)
+        names = [name for name, p in model.named_parameters() if p.requires_grad]
+        fitted.learned.append(
+            {name: p.detach().clone() for name, p in zip(names, learned, strict=True)}
+        )
     fitted.seconds = time.perf_counter() - started
     return fitted
 
@@ -145,6 +160,24 @@ def guide_factory(guide: GuideSpec, restarts: int) -> Callable[[SwitchedNetwork]
     raise DirpruneError(f"guide: expected a name, a class or a guide, got {guide!r}")
 
 
+def _fingerprint(model: SwitchedNetwork) -> dict[str, Any]:
+    """What tells one posterior from another: sites, prior, likelihood and the frozen weights."""
+    prior, crc = {}, 0
+    for name, site in model.sites.items():
+        with torch.device(model.device):  # its density at one point that is not symmetric
+            point = torch.arange(1.0, site.size + 1, dtype=torch.float64)
+            prior[name] = f"{float(model.prior(site).log_prob(point / point.sum())):.6g}"
+    for tensor in (*model.network.parameters(), *model.network.buffers()):
+        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        crc = zlib.crc32(data.numpy(), crc)
+    return {
+        "sites": {s.name: s.size for s in model.sites.values()},
+        "prior": prior,
+        "likelihood": type(model.likelihood).__name__,
+        "weights": crc,
+    }
+
+
 class _Svi:
     """One restart: a guide, its optimiser, and one step on a batch."""
 
@@ -161,10 +194,11 @@ class _Svi:
         elbo = guide.elbo() if hasattr(guide, "elbo") else Trace_ELBO()
         self.loss = elbo(model, guide)
         if getattr(guide, "prototype_trace", True) is None:
-            # A guide of Pyro's takes whatever is not observed for latent: give it targets.
-            examples, _ = move_batch((model.example_inputs, torch.empty(0)), model.device)
-            with pyro.get_param_store().scope():
-                guide._setup_prototype(examples, model(examples))
+            # Pyro's guides, and the parts of an AutoGuideList, make their parameters in a call.
+            # They take whatever is not observed for latent: give them targets.
+            examples, _ = move_batch((model.example, torch.empty(0)), model.device)
+            with pyro.get_param_store().scope(), poutine.block(), torch.no_grad():
+                guide(examples, model(examples))
         self.parameters = {name: p for name, p in self.loss.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise DirpruneError(f"{type(guide).__name__} has no parameters to learn")

@@ -155,7 +155,7 @@ def find_failures(
     """Sites for which the pruned and the masked network differ on the inputs, with the reason.
 
     Three patterns are removed from all sites at once: a random half, its complement, so that every
-    unit is missing once, and all but the first one or two thirds, in turn, so that nothing has the
+    unit is missing once, and of the sites in turn one unit or two thirds, so that nothing has the
     same size by chance. Only if that fails is each site tried by itself. What the graph cannot see
     (a size written as a number in someone's ``forward``) shows here, so that it is never pruned.
     """
@@ -164,11 +164,13 @@ def find_failures(
 
     def attempt(sites: list[str]) -> str | None:
         sizes = {name: graph.sites[name].size for name in sites}
-        order = {n: torch.randperm(k, generator=generator) for n, k in sizes.items()}
+        order, other = (
+            {n: torch.randperm(k, generator=generator) for n, k in sizes.items()} for _ in range(2)
+        )
         patterns = (
             {n: units[: sizes[n] // 2] for n, units in order.items()},
             {n: units[sizes[n] // 2 :] for n, units in order.items()},
-            {n: torch.arange(-(-k * (1 + i % 2) // 3)) for i, (n, k) in enumerate(sizes.items())},
+            {n: u[: -(-len(u) // 3) if i % 2 else -1] for i, (n, u) in enumerate(other.items())},
         )
         for i, pattern in enumerate(patterns):
             kept = _without_empty_layers(graph, pattern)
@@ -257,8 +259,19 @@ def _in_float64(
     """A copy in eval mode and float64, on the device of the inputs, with these and a tolerance.
 
     A forward that makes float32 tensors of its own may refuse float64: it is then tried as it is.
+    Examples that are one number throughout (zeros, say) could hide a difference: random ones are
+    put in their place.
     """
     tensors = [x for x in tree_leaves((inputs, dict(kwargs))) if isinstance(x, Tensor)]
+    floats = [x for x in tensors if x.is_floating_point()]
+    if all(bool((x == x.flatten()[0]).all()) for x in floats):
+        generator = torch.Generator().manual_seed(0)
+
+        def noise(x: Any) -> Any:
+            told = not (isinstance(x, Tensor) and x.is_floating_point())
+            return x if told else torch.rand(x.shape, generator=generator).to(x)
+
+        inputs, kwargs = tree_map(noise, tuple(inputs)), tree_map(noise, dict(kwargs))
 
     def copied() -> nn.Module:
         return copy.deepcopy(network).eval().requires_grad_(False).to(tensors[0].device)
@@ -272,8 +285,8 @@ def _in_float64(
         _run(precise, *arguments)
         return precise, arguments, 1e-10
     except (RuntimeError, TypeError):
-        floats = [p.dtype for p in network.parameters() if p.is_floating_point()]
-        eps = max((torch.finfo(d).eps for d in floats), default=1e-7)
+        dtypes = [p.dtype for p in network.parameters() if p.is_floating_point()]
+        eps = max((torch.finfo(d).eps for d in dtypes), default=1e-7)
         return copied(), (tuple(inputs), dict(kwargs)), eps**0.5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
@@ -11,6 +12,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .body import SwitchedBody
 from .cost import CostTable, build_cost_table, count_macs
@@ -53,7 +55,8 @@ class SwitchedNetwork(nn.Module):
         network: the trained network; it is copied, not changed.
         example_inputs: a tensor, or a tuple of the positional inputs; batch first.
         num_data: N, the size of the training set; the likelihood of a batch of B is scaled by N/B.
-        example_kwargs: keyword inputs of the network, if it has any.
+        example_kwargs: keyword inputs of the network, if it has any. Where one holds a tensor, a
+            batch gives all inputs as a mapping by name; a flag stays what it is here.
         output: picks the tensor of logits or means out of what the network returns, where that is
             not a tensor.
         prior: "symmetric", "alpha/K", either with a value ("symmetric:0.3"), a number (symmetric),
@@ -143,7 +146,8 @@ class SwitchedNetwork(nn.Module):
         """The Pyro model: sample the switches, run the network, observe the targets.
 
         Args:
-            inputs: a tensor [B, ...], a tuple of positional inputs or a mapping of keyword inputs.
+            inputs: a tensor [B, ...], a tuple of positional inputs, or a mapping of all inputs by
+                name where some of the example inputs are keywords.
             targets: [B, ...]; None samples them (for ``Predictive``).
 
         Returns:
@@ -161,11 +165,40 @@ class SwitchedNetwork(nn.Module):
                 f"{batch} outputs but targets of shape {list(targets.shape)}: expected one target "
                 "for each example"
             )
-        size = self.num_data if targets is not None else batch
-        # The batch is given, not drawn: plate's own subsampling would permute N indices each step.
-        rows = torch.arange(batch, device=outputs.device)
-        with pyro.plate("data", size, subsample=rows), poutine.scale(scale=self.temperature):
+        # Of N also where targets are None, since poutine.condition may observe them. The batch is
+        # given, not drawn: plate's own subsampling would permute N indices each step.
+        data = pyro.plate("data", self.num_data, subsample=torch.arange(batch, device=self.device))
+        with data, poutine.scale(scale=self.temperature):
             return pyro.sample("targets", self.likelihood(outputs), obs=targets)
+
+    @property
+    def example(self) -> Any:
+        """The example inputs in the form of a batch's inputs."""
+        if not self._by_name:
+            return self.example_inputs
+        names = inspect.signature(self.network.forward).parameters
+        return {**dict(zip(names, self.example_inputs, strict=False)), **self.example_kwargs}
+
+    @property
+    def _by_name(self) -> bool:
+        """Is one of the keyword inputs a tensor, which each batch has to bring?"""
+        return any(isinstance(leaf, Tensor) for leaf in tree_leaves(self.example_kwargs))
+
+    def arguments(self, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A batch's inputs as the network's positional and keyword arguments.
+
+        Keywords that hold no tensor (a flag) are those of ``example_kwargs`` in every batch.
+        """
+        if isinstance(inputs, Mapping) and self._by_name:
+            return (), {**self._constants(), **inputs}
+        return as_tuple(inputs), self._constants()
+
+    def _constants(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in self.example_kwargs.items()
+            if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+        }
 
     def outputs(self, inputs: Any, switches: Mapping[str, Tensor]) -> Tensor:
         """The network's outputs [B, ...] under given switches.
@@ -192,10 +225,8 @@ class SwitchedNetwork(nn.Module):
 
     def outputs_at_gains(self, inputs: Any, gains: Mapping[str, Tensor]) -> Tensor:
         """The network's outputs at given gains, site -> [P, K]."""
-        if isinstance(inputs, Mapping):
-            out = self.body(gains, **inputs)
-        else:
-            out = self.body(gains, *as_tuple(inputs))
+        args, kwargs = self.arguments(inputs)
+        out = self.body(gains, *args, **kwargs)
         if self._output is not None:
             out = self._output(out)
         if not isinstance(out, Tensor):

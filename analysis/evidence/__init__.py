@@ -18,7 +18,7 @@ from ...model.switched import SwitchedNetwork
 from ..tree import concentrations, evidence_draws, site_sizes
 from .removal_cost import removal_cost
 from .scores import Scores
-from .switches import check_data_tree, draw_switches, fixed_images
+from .switches import check_data_tree, draw_switches, each_restart, fixed_images
 
 Source = Fit | xr.DataTree | None
 Criterion = Callable[[SwitchedNetwork | None, Source, Loader | None], dict[str, Scores]]
@@ -85,8 +85,11 @@ def _removal_cost(
     elif isinstance(source, Fit) and model is not None and loader is not None:
         inputs, targets = fixed_images(model, loader, COST_IMAGES)
         drawn = draw_switches(model, source, DRAWS).switches  # those of `posterior`
-        flat = {site: s[:, :COST_DRAWS].flatten(0, 1) for site, s in drawn.items()}
-        costs = removal_cost(model, flat, inputs, targets)
+        few = {site: s[:, :COST_DRAWS] for site, s in drawn.items()}
+        parts = each_restart(
+            model, source, few, lambda switches: removal_cost(model, switches, inputs, targets)
+        )
+        costs = {site: torch.cat([part[site] for part in parts]) for site in few}
     else:
         raise DirpruneError(
             "evidence 'removal-cost' needs a model, a Fit and a loader of training images, or a "

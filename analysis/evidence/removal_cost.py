@@ -38,8 +38,8 @@ def removal_cost(
         batch_size: examples at a time; by default what their size suggests.
 
     Returns:
-        site -> [S, K], in nats^2 per nat (nats, as a Fisher information is). It takes S x n
-        forward and backward passes.
+        site -> [S, K], in nats: a mean squared slope stands for a mean curvature, as in every
+        Fisher information. It takes S x n forward and backward passes.
 
     References:
         Yann LeCun, John Denker, Sara Solla, "Optimal Brain Damage", 1989 (at the point estimate).

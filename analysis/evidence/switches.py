@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +39,42 @@ def draw_switches(model: SwitchedNetwork, fit: Fit, draws: int, seed: int = 0) -
         for restart, guide in enumerate(fit.guides):
             torch.manual_seed(seed_of([seed, restart, draws]))
             with pyro.get_param_store().scope(), pyro.plate("_draws", draws, dim=-1):
-                trace = poutine.trace(guide).get_trace(*model.example_inputs)
+                trace = poutine.trace(guide).get_trace(model.example)
             log_q.append(density(trace, draws))
             for name, site in model.sites.items():
                 value = trace.nodes[name]["value"]
                 assert value is not None  # a sample statement has run
                 switches[name].append(value.reshape(draws, site.size).double().cpu())
     return Draws({name: torch.stack(parts) for name, parts in switches.items()}, torch.stack(log_q))
+
+
+def each_restart[T](
+    model: SwitchedNetwork,
+    fit: Fit,
+    switches: Mapping[str, Tensor],
+    function: Callable[[dict[str, Tensor]], T],
+) -> list[T]:
+    """``function`` of every restart's switches, site -> [chain, S, K], one restart at a time.
+
+    Meanwhile the model has what that restart learned beside its guide (a likelihood's noise).
+    """
+    parameters = dict(model.named_parameters())
+    last = {name: parameters[name].detach().clone() for part in fit.learned for name in part}
+
+    def put(values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                parameters[name].copy_(value)
+
+    results = []
+    try:
+        for restart in range(len(fit.guides)):
+            if fit.learned:
+                put(fit.learned[restart])
+            results.append(function({site: s[restart] for site, s in switches.items()}))
+    finally:
+        put(last)
+    return results
 
 
 def density(trace: Any, draws: int) -> Tensor:

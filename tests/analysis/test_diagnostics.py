@@ -83,6 +83,14 @@ def test_convergence_of_a_falling_loss():
     assert "still improving" in found["text"]
 
 
+def test_a_rising_loss_has_not_come_to_rest():
+    rng = np.random.default_rng(0)
+    found = svi_convergence({"svi": [(1000 + np.arange(400) + rng.normal(size=400)).tolist()]})
+    assert not found["good"]
+    assert "getting worse" in found["text"]
+    assert "A smaller lr" in found["text"]
+
+
 def test_autocorrelated_noise_is_no_drift():
     """With independent errors assumed, z of an AR(1) series is sqrt((1 + r) / (1 - r)) too wide."""
     rng = np.random.default_rng(1)

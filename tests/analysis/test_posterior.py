@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torch import nn
 from torch.distributions import Dirichlet
 from torch.utils.data import DataLoader, TensorDataset
 
+from dirprune.analysis.evidence import evidence
 from dirprune.analysis.posterior import posterior
 from dirprune.analysis.tree import (
     concentrations,
@@ -25,6 +27,8 @@ from dirprune.analysis.tree import (
 )
 from dirprune.inference.fit import Fit, fit
 from dirprune.model.errors import DirpruneError
+from dirprune.model.likelihoods import Gaussian
+from dirprune.model.switched import SwitchedNetwork
 
 mpl.use("Agg")
 Case = Any  # of conftest.py
@@ -130,6 +134,42 @@ def test_log_likelihood_and_lp_are_the_models(case: Case) -> None:
         np.testing.assert_allclose(found, expected.numpy(), rtol=1e-9, atol=1e-12)
         lp = float(case.tree["sample_stats"]["lp"].values[chain, draw])
         assert lp == pytest.approx(prior + 0.5 * 60 / 50 * float(expected.sum()), rel=1e-10)
+
+
+def test_every_restart_is_scored_with_the_noise_that_it_learned() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    x = torch.randn(30, 4, dtype=torch.float64)
+    data = DataLoader(TensorDataset(x, torch.randn(30, 1, dtype=torch.float64)), batch_size=30)
+    model = SwitchedNetwork(network, x[:2], num_data=30, likelihood="gaussian")
+    fitted = fit(model, "dirichlet", data, epochs=5, restarts=2)
+    assert isinstance(model.likelihood, Gaussian)
+    scale = model.likelihood.log_scale
+    assert [set(part) for part in fitted.learned] == [{"likelihood.log_scale"}] * 2
+    assert fitted.learned[1]["likelihood.log_scale"].equal(scale.detach())
+    fitted.learned[0]["likelihood.log_scale"] = scale.detach() + 3
+
+    def each(tree: xr.DataTree, group: str, name: str) -> np.ndarray:
+        return np.asarray(tree[group][name].values)
+
+    tree = posterior(model, fitted, data, draws=20, images=30, cost_draws=5, cost_images=30)
+    apart = []
+    for log_scale in [part["likelihood.log_scale"] for part in fitted.learned]:
+        with torch.no_grad():
+            scale.copy_(log_scale)
+        plain = Fit(fitted.guides, fitted.history, 0.0)  # scored with the model's noise
+        apart.append(
+            posterior(model, plain, data, draws=20, images=30, cost_draws=5, cost_images=30)
+        )
+    stored = evidence("removal-cost", model, fitted, data)["0"].draws
+    assert stored is not None
+    for chain in (0, 1):
+        for group, name in (("sample_stats", "lp"), ("evidence", "0")):
+            own = each(apart[chain], group, name)[chain]
+            np.testing.assert_array_equal(each(tree, group, name)[chain], own)
+            assert not np.allclose(each(apart[1 - chain], group, name)[chain], own)
+    assert stored[:32].mean() < 1e-3 * stored[32:].mean()  # the noise of the first is e^3 as large
+    assert fitted.learned[1]["likelihood.log_scale"].equal(scale.detach())  # put back
 
 
 def test_same_seed_same_tree_and_the_random_state_is_untouched(case: Case) -> None:

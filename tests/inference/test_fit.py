@@ -1,5 +1,6 @@
 """SVI: the right posterior, repeatable, resumable, and clear about what is wrong."""
 
+import copy
 import math
 import os
 import runpy
@@ -15,7 +16,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer.autoguide import AutoNormal
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuideList, AutoIAFNormal, AutoNormal
 from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -223,6 +225,31 @@ def test_a_guide_of_pyros_learns_too(classifier: Classifier, batches: Batches) -
     assert early.mean() - late.mean() > 3 * error
 
 
+def mixed(model: SwitchedNetwork) -> AutoGuideList:
+    guide = AutoGuideList(model)
+    guide.append(AutoDirichlet(poutine.block(model, hide=["2"])))
+    guide.append(AutoNormal(poutine.block(model, expose=["2"])))
+    return guide
+
+
+@pytest.mark.parametrize("guide", [mixed, AutoIAFNormal])
+def test_guides_that_make_their_parameters_in_a_call_learn_too(
+    classifier: Classifier, batches: Batches, guide: Any
+) -> None:
+    torch.manual_seed(1)
+    fitted = fit(classifier(), guide, batches(), epochs=2)
+    assert all(math.isfinite(loss) for loss in fitted.history[0])
+    with pyro.get_param_store().scope():
+        draw = fitted.guides[0](torch.zeros(2, 4), torch.zeros(2))
+    assert {name: tuple(draw[name].shape) for name in ("0", "2")} == {"0": (6,), "2": (5,)}
+
+
+def test_a_model_under_a_handler_is_named(classifier: Classifier, batches: Batches) -> None:
+    conditioned: Any = poutine.condition(classifier(), data={"0": torch.full((6,), 1 / 6)})
+    with pytest.raises(DirpruneError, match=r"expected a SwitchedNetwork to fit.*exclude="):
+        fit(conditioned, "dirichlet", batches())
+
+
 def test_the_callers_random_state_and_param_store_are_untouched(
     classifier: Classifier, batches: Batches
 ) -> None:
@@ -378,6 +405,12 @@ def test_a_checkpoint_of_another_run_is_refused(
             resume(classifier(), **options)
     with pytest.raises(DirpruneError, match="differs in temperature"):
         resume(classifier(temperature=0.5))
+    with pytest.raises(DirpruneError, match="differs in prior"):
+        resume(classifier(prior=0.5))
+    retrained: Any = copy.deepcopy(classifier().network)
+    retrained[0].weight.data[0, 0] += 1
+    with pytest.raises(DirpruneError, match="differs in weights"):
+        resume(SwitchedNetwork(retrained, torch.zeros(2, 4), num_data=40))
     with pytest.raises(DirpruneError, match="differs in batches"):
         resume(classifier(), batches(size=4))
     other = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 3))
@@ -569,6 +602,8 @@ def test_mapped_inputs_reach_the_network_by_name(batches: Batches) -> None:
     plain = SwitchedNetwork(network, torch.zeros(2, 4), num_data=40)
     expected = fit(plain, "dirichlet", pairs)
     assert same(fit(by_name, "dirichlet", data), expected)
+    # A guide of Pyro's runs the model once to find its sites.
+    assert len(fit(by_name, AutoNormal, data).history[0]) == 5
     with pytest.raises(DirpruneError, match=r"inputs \['z'\], the network takes \['x'\]"):
         fit(by_name, "dirichlet", [({"z": torch.zeros(8, 4)}, torch.zeros(8))])
 

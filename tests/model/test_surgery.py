@@ -383,3 +383,30 @@ def test_prune_compares_before_it_hands_over() -> None:
     model.network.number = 1  # type: ignore[assignment]
     with pytest.raises(DirpruneError, match="computes something else; exclude the layer"):
         prune(model, Decision({"a": torch.tensor([0, 1])}))
+
+
+class Hidden(nn.Module):
+    """Its forward reorders the channels in a way that the graph sees for the full width alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, width, 3, bias=False)
+        self.b = nn.Conv2d(width, width, 3, groups=width, bias=False)
+        self.c = nn.Linear(width, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.a(x))
+        batch, width, *size = h.shape
+        h = h.view(-1, 2, width // 2, *size).transpose(1, 2).reshape(batch, -1, *size)
+        return self.c(self.b(h).mean((2, 3)))
+
+
+@pytest.mark.parametrize("width", [6, 8, 12, 32])
+@pytest.mark.parametrize("example", ["random", "zeros"])
+def test_what_the_graph_cannot_see_is_found_before_anything_is_learned(
+    width: int, example: str
+) -> None:
+    """Without biases, zeros give zeros whatever is cut: other examples have to be taken."""
+    inputs = torch.randn(2, 3, 8, 8) if example == "random" else torch.zeros(2, 3, 8, 8)
+    with pytest.raises(DirpruneError, match="it cannot be cut"):
+        SwitchedNetwork(Hidden(width), inputs, num_data=10)

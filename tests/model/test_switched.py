@@ -134,6 +134,17 @@ def test_targets_are_sampled_when_not_given(network: Small, inputs: Tensor) -> N
     assert set(drawn.unique().tolist()) <= {0, 1, 2}
 
 
+def test_targets_observed_by_a_handler_are_scaled_too(
+    network: Small, inputs: Tensor, targets: Tensor
+) -> None:
+    model = SwitchedNetwork(network, inputs, num_data=N, temperature=0.3)
+    switches = {n: torch.full((s.size,), 1 / s.size).double() for n, s in model.sites.items()}
+    given = poutine.condition(model, data=switches)
+    handled = poutine.condition(model, data={**switches, "targets": targets})
+    expected = poutine.trace(given).get_trace(inputs, targets).log_prob_sum()
+    assert float(poutine.trace(handled).get_trace(inputs).log_prob_sum()) == float(expected)
+
+
 def test_predictive(network: Small, inputs: Tensor) -> None:
     model = SwitchedNetwork(network, inputs, num_data=N)
     draws = Predictive(model, num_samples=5, parallel=False)(inputs)
@@ -312,6 +323,49 @@ def test_keyword_inputs_and_a_choice_of_output() -> None:
     no_choice = SwitchedNetwork(plain, x, num_data=N, example_kwargs={"other": other})
     with pytest.raises(DirpruneError, match=r"Plain returns a dict, not a tensor: .* by output="):
         no_choice({"x": x, "other": other})
+
+
+def test_a_flag_among_the_keywords_is_that_of_the_example() -> None:
+    class Flagged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor, *, double: bool = False) -> Tensor:
+            return self.b(torch.relu(self.a(x)) * (2 if double else 1))
+
+    network, x = Flagged(), torch.randn(4, 5)
+    ones = {"a": torch.ones(1, 6)}
+    for flag in (True, False):
+        model = SwitchedNetwork(network, x, num_data=N, example_kwargs={"double": flag})
+        # float32 rounding, as above.
+        torch.testing.assert_close(
+            model.outputs_at_gains(x, ones),
+            network(x, double=flag).detach(),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+
+
+def test_one_positional_input_may_be_a_mapping() -> None:
+    class Batch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            return self.b(torch.relu(self.a(batch["x"])))
+
+    network, x = Batch(), torch.randn(4, 5)
+    model = SwitchedNetwork(network, ({"x": x},), num_data=N)
+    for inputs in ({"x": x}, ({"x": x},)):
+        # float32 rounding, as above.
+        torch.testing.assert_close(
+            model.outputs_at_gains(inputs, {"a": torch.ones(1, 6)}),
+            network({"x": x}).detach(),
+            rtol=1e-5,
+            atol=1e-6,
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

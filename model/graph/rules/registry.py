@@ -1,0 +1,19 @@
+"""Where rules are registered, by the name of their operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..propagation import Rule
+
+RULES: dict[str, Rule] = {}
+
+
+def register_rule(*operations: str) -> Callable[[Rule], Rule]:
+    """Make a function the rule of these operations (names as in ``torch.ops.aten``)."""
+
+    def decorate(rule: Rule) -> Rule:
+        RULES.update(dict.fromkeys(operations, rule))
+        return rule
+
+    return decorate
