@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..model.errors import DirpruneError
 from .evaluate import eval_mode
-from .loop import Loader, move_batch
+from .loop import Loader, call, move_batch
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def recalibrate(network: nn.Module, loader: Loader, *, batches: int = 50) -> int
                 norm.momentum = None  # a cumulative average
                 norm.train()
             for batch in itertools.chain([first], used):
-                network(move_batch(batch, device)[0])
+                call(network, move_batch(batch, device)[0])
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

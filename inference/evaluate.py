@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..model.errors import DirpruneError
-from .loop import Loader, move_batch
+from .loop import Loader, call, move_batch
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def evaluate(network: nn.Module, loader: Loader, device: torch.device | None = N
     with eval_mode(network):
         for batch in loader:
             inputs, targets = move_batch(batch, device)
-            logits = network(inputs)
+            logits = call(network, inputs)
             correct += int((logits.argmax(1) == targets).sum())
             total += len(targets)
             log_likelihood -= float(F.cross_entropy(logits, targets, reduction="sum"))

@@ -14,13 +14,13 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoGuide
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..guides import GUIDES
 from ..model.errors import DirpruneError, unknown_name
 from ..model.switched import SwitchedNetwork
 from .batches import check_batch, not_finite
-from .loop import Checkpoint, Loader, NonFiniteError, move_batch, run_epochs, seed_of
+from .loop import Checkpoint, Loader, NonFiniteError, batches_in, move_batch, run_epochs, seed_of
 from .particles import Particles
 
 GuideSpec = str | type[AutoGuide] | AutoGuide | Callable[[SwitchedNetwork], AutoGuide]
@@ -107,7 +107,7 @@ def fit(
                 p.copy_(start)
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed_of([seed, restart]))
-            job = _Svi(make(model), model, particles, lr, epochs * len(loader))
+            job = _Svi(make(model), model, particles, lr, epochs * batches_in(loader))
         path = None if folder is None else folder.with_name(f"{folder.name}.{restart}")
         fitted.guides.append(job.guide)
         fitted.settings = {
@@ -120,6 +120,8 @@ def fit(
             "temperature": model.temperature,
             "scaling": model.scaling,
             "num_data": model.num_data,
+            "prior": _readable(model.prior),
+            "likelihood": _readable(model.likelihood),
         }
         identity = {**fitted.settings, **fingerprint}
         identity.pop("restarts")  # one more restart leaves the others as they are
@@ -160,6 +162,13 @@ def guide_factory(guide: GuideSpec, restarts: int) -> Callable[[SwitchedNetwork]
     raise DirpruneError(f"guide: expected a name, a class or a guide, got {guide!r}")
 
 
+def _readable(part: object) -> str:
+    """What a prior or a likelihood is called: its own words, or the name of a function."""
+    if isinstance(part, nn.Module):
+        return type(part).__name__
+    return getattr(part, "__qualname__", None) or repr(part)
+
+
 def _fingerprint(model: SwitchedNetwork) -> dict[str, Any]:
     """What tells one posterior from another: sites, prior, likelihood and the frozen weights."""
     prior, crc = {}, 0
@@ -172,8 +181,7 @@ def _fingerprint(model: SwitchedNetwork) -> dict[str, Any]:
         crc = zlib.crc32(data.numpy(), crc)
     return {
         "sites": {s.name: s.size for s in model.sites.values()},
-        "prior": prior,
-        "likelihood": type(model.likelihood).__name__,
+        "prior_density": prior,
         "weights": crc,
     }
 

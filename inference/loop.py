@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from ..model.errors import DirpruneError
+from ..model.graph.trace import as_tuple
 from ..model.writing import write_with
 from .interrupt import deferred_interrupt
 
@@ -144,9 +145,10 @@ def run_epochs(
         NonFiniteError: from the job; the message names the checkpoint.
         KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
     """
-    if len(loader) == 0:
+    length = batches_in(loader)
+    if length == 0:
         raise DirpruneError(f"{label}: the loader is empty, expected batches of (inputs, targets)")
-    checkpoint = replace(checkpoint, settings={**checkpoint.settings, "batches": len(loader)})
+    checkpoint = replace(checkpoint, settings={**checkpoint.settings, "batches": length})
     saved = checkpoint.read()
     values: list[float] = []
     first_epoch, skip, generators = 0, 0, _generators(device)
@@ -159,7 +161,7 @@ def run_epochs(
                 "begin again"
             ) from error
         values = list(saved["values"])
-        first_epoch, skip = divmod(len(values), len(loader))
+        first_epoch, skip = divmod(len(values), length)
         generators = saved["generators"]
 
     def snapshot(states: dict[str, Tensor]) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def run_epochs(
 
     devices = [device] if device.type == "cuda" else []
     bar = tqdm(
-        total=epochs * len(loader),
+        total=epochs * length,
         initial=len(values),
         desc=label,
         unit="step",
@@ -211,6 +213,28 @@ def run_epochs(
         if interrupt.requested:  # while the last state was written
             raise KeyboardInterrupt
     return values
+
+
+def batches_in(loader: Loader) -> int:
+    """How many batches a loader yields: schedules and checkpoints go by it.
+
+    Raises:
+        DirpruneError: the loader does not know (one over an iterable data set).
+    """
+    try:
+        return len(loader)
+    except TypeError as error:
+        raise DirpruneError(
+            f"the loader ({type(loader).__name__}) has no length: expected one over a data set of "
+            "known size"
+        ) from error
+
+
+def call(network: nn.Module, inputs: Any) -> Any:
+    """Run a network on a batch's inputs: a tensor, a tuple of arguments, or keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return network(**inputs)
+    return network(*as_tuple(inputs))
 
 
 def move_batch(batch: Any, device: torch.device) -> tuple[Any, Tensor]:

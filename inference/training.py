@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..model.errors import DirpruneError
 from .evaluate import eval_mode
-from .loop import Checkpoint, Loader, NonFiniteError, run_epochs
+from .loop import Checkpoint, Loader, NonFiniteError, batches_in, call, run_epochs
 
 
 def train(
@@ -45,10 +45,8 @@ def train(
     Returns:
         The loss of every step, in nats per image.
     """
-    return _run(
-        _Sgd(network, None, lr, weight_decay, epochs * len(loader)), loader, "training",
-        epochs, seed, checkpoint, resume, progress,
-    )  # fmt: skip
+    job = _Sgd(network, None, lr, weight_decay, epochs * batches_in(loader))
+    return _run(job, loader, "training", epochs, seed, checkpoint, resume, progress)
 
 
 def finetune(
@@ -73,10 +71,8 @@ def finetune(
         Geoffrey Hinton, Oriol Vinyals, Jeff Dean, "Distilling the Knowledge in a Neural Network",
         2015, arXiv 1503.02531.
     """
-    return _run(
-        _Sgd(network, teacher, lr, weight_decay, epochs * len(loader)), loader, "fine-tuning",
-        epochs, seed, checkpoint, resume, progress,
-    )  # fmt: skip
+    job = _Sgd(network, teacher, lr, weight_decay, epochs * batches_in(loader))
+    return _run(job, loader, "fine-tuning", epochs, seed, checkpoint, resume, progress)
 
 
 def _run(
@@ -145,12 +141,12 @@ class _Sgd:
 
     def step(self, inputs: Any, targets: Tensor) -> float:
         before = [buffer.clone() for buffer in self.network.buffers()]
-        logits = self.network(inputs)
+        logits = call(self.network, inputs)
         loss = F.cross_entropy(logits, targets)
         if self.teacher is not None:
             t = self.softening
             with torch.no_grad():
-                soft = F.softmax(self.teacher(inputs) / t, 1)
+                soft = F.softmax(call(self.teacher, inputs) / t, 1)
             loss = 0.5 * loss + 0.5 * t * t * F.cross_entropy(logits / t, soft)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

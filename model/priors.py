@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
@@ -22,21 +23,33 @@ from .sites import Site
 Prior = Callable[[Site], dist.TorchDistribution]
 
 
-def symmetric(alpha: float = 1.0) -> Prior:
+@dataclass(frozen=True)
+class Symmetric:
     """Dirichlet(alpha, ..., alpha): alpha < 1 prefers few units, 1 is flat, > 1 prefers all."""
-    _check(alpha)
-    return lambda site: dist.Dirichlet(torch.full((site.size,), alpha, dtype=torch.float64))
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.alpha)
+
+    def __call__(self, site: Site) -> dist.Dirichlet:
+        return dist.Dirichlet(torch.full((site.size,), self.alpha, dtype=torch.float64))
 
 
-def alpha_over_k(alpha: float = 1.0) -> Prior:
+@dataclass(frozen=True)
+class AlphaOverK:
     """Dirichlet(alpha/K, ..., alpha/K): a total concentration of alpha whatever the width K."""
-    _check(alpha)
-    return lambda site: dist.Dirichlet(
-        torch.full((site.size,), alpha / site.size, dtype=torch.float64)
-    )
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.alpha)
+
+    def __call__(self, site: Site) -> dist.Dirichlet:
+        return dist.Dirichlet(torch.full((site.size,), self.alpha / site.size, dtype=torch.float64))
 
 
-PRIORS: dict[str, Callable[[float], Prior]] = {"symmetric": symmetric, "alpha/K": alpha_over_k}
+PRIORS: dict[str, Callable[[float], Prior]] = {"symmetric": Symmetric, "alpha/K": AlphaOverK}
 
 
 def make_prior(spec: str | float | Prior) -> Prior:
@@ -57,7 +70,7 @@ def make_prior(spec: str | float | Prior) -> Prior:
                 alpha = float(spec)
             except ValueError:
                 raise unknown_name("prior", name, PRIORS) from None
-            return symmetric(alpha)
+            return Symmetric(alpha)
         try:
             alpha = float(value) if colon else 1.0
         except ValueError:
@@ -66,7 +79,7 @@ def make_prior(spec: str | float | Prior) -> Prior:
             ) from None
         return PRIORS[name](alpha)
     if isinstance(spec, int | float) and not isinstance(spec, bool):
-        return symmetric(float(spec))
+        return Symmetric(float(spec))
     if callable(spec):
         return spec
     raise DirpruneError(

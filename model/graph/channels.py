@@ -231,7 +231,7 @@ def _gather(prop: Propagation) -> ChannelGraph:
 
     sites: OrderedDict[str, Site] = OrderedDict()
     number: dict[int, int] = {}  # class of labels -> unit number
-    unprunable: dict[str, str] = {}
+    unprunable: dict[str, str] = dict(prop.left_alone)
     for root, names in layers.items():
         classes = units[root]
         reason = reasons.get(root)

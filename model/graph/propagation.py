@@ -71,6 +71,7 @@ class Propagation:
         self.readers: list[Reader] = []
         self.paddings: list[Padding] = []
         self.work: list[Work] = []
+        self.left_alone: dict[str, str] = {}  # layer -> reason, where it has no labels to freeze
         self._labels: dict[fx.Node, Result] = {}
         self._node: fx.Node | None = None  # the one whose rule is running
         self._uses: set[tuple[str, fx.Node]] = set()  # of parameters, that the rules know

@@ -73,3 +73,13 @@ def test_no_graph_is_kept(network: nn.Sequential) -> None:
 def test_an_empty_loader(network: nn.Sequential) -> None:
     with pytest.raises(DirpruneError, match="the loader is empty"):
         evaluate(network, [])
+
+
+def test_inputs_by_position_and_by_name() -> None:
+    class Two(torch.nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return a - b
+
+    a, b, y = torch.eye(3), torch.zeros(3, 3), torch.arange(3)
+    for inputs in ((a, b), {"b": b, "a": a}):
+        assert evaluate(Two(), [(inputs, y)]).percent == 100

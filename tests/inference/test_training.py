@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from dirprune.inference import loop
 from dirprune.inference.data import load_data, loader
@@ -218,3 +218,12 @@ def test_at_least_one_epoch(batches: Batches, epochs: int) -> None:
 def test_an_empty_loader() -> None:
     with pytest.raises(DirpruneError, match="training: the loader is empty"):
         train(small(), [], epochs=1)
+
+
+def test_a_loader_without_a_length_is_refused() -> None:
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return iter([(torch.zeros(3), torch.tensor(0))] * 4)
+
+    with pytest.raises(DirpruneError, match="has no length"):
+        train(nn.Linear(3, 2), DataLoader(Stream(), batch_size=2), epochs=1)

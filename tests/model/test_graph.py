@@ -533,6 +533,13 @@ LEFT_ALONE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str]]
         ),
         ROWS, "a", "its weight is computed",
     ),
+    "a computed weight that reads the images": (
+        lambda: Net(
+            lambda s, x: s.d(s.b(s.c(x))),
+            c=weight_norm(nn.Linear(5, 6)), b=nn.Linear(6, 7), d=nn.Linear(7, 2),
+        ),
+        ROWS, "c", "its weight is computed",
+    ),
     "a weight with another use": (
         lambda: two(lambda s, x: s.b(s.a(x)) + s.b.weight.sum()),
         ROWS, "a", "b.weight is also used by sum",

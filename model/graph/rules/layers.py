@@ -9,7 +9,7 @@ from torch import fx
 
 from ..labels import FIXED, Labels
 from ..propagation import Propagation, Reader, Result, Work, layer_of
-from ..trace import batch_first, shape_of
+from ..trace import batch_first, module_of, shape_of
 from .registry import register_rule
 
 
@@ -20,6 +20,7 @@ def _weight_and_bias(prop: Propagation, node: fx.Node) -> tuple[str, str | None]
     bias = prop.parameter(bias_node)
     if weight is None or (bias_node is not None and bias is None):
         prop.refuse(node, "its weight is computed, not a parameter")
+        prop.left_alone[module_of(node)] = "its weight is computed, not a parameter"
         return None
     return weight, bias
 
