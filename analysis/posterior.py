@@ -34,7 +34,7 @@ def posterior(
     loader: Loader,
     *,
     draws: int = DRAWS,
-    images: int = 100,
+    images: int = 50,
     cost_draws: int = COST_DRAWS,
     cost_images: int = COST_IMAGES,
     seed: int = 0,

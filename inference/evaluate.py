@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..model.errors import DirpruneError
+from .classes import check_classes
 from .loop import Loader, call, move_batch
 
 
@@ -50,6 +51,7 @@ def evaluate(network: nn.Module, loader: Loader, device: torch.device | None = N
         for batch in loader:
             inputs, targets = move_batch(batch, device)
             logits = call(network, inputs)
+            check_classes(logits, targets)
             correct += int((logits.argmax(1) == targets).sum())
             total += len(targets)
             log_likelihood -= float(F.cross_entropy(logits, targets, reduction="sum"))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from ..model.errors import DirpruneError
+from .classes import check_classes
 from .evaluate import eval_mode
 from .loop import Checkpoint, Loader, NonFiniteError, batches_in, call, run_epochs
 
@@ -65,7 +66,7 @@ def finetune(
     """Train a pruned network on, by default with a smaller step; arguments as in :func:`train`.
 
     With a ``teacher`` (the unpruned network) the loss is half the cross-entropy of the labels and
-    half that of the teacher's probabilities, softened by T = 4 and scaled by T^2.
+    half the KL divergence from the teacher's probabilities, softened by T = 4 and scaled by T^2.
 
     References:
         Geoffrey Hinton, Oriol Vinyals, Jeff Dean, "Distilling the Knowledge in a Neural Network",
@@ -142,12 +143,16 @@ class _Sgd:
     def step(self, inputs: Any, targets: Tensor) -> float:
         before = [buffer.clone() for buffer in self.network.buffers()]
         logits = call(self.network, inputs)
+        if self.steps_done == 0:
+            check_classes(logits, targets)
         loss = F.cross_entropy(logits, targets)
         if self.teacher is not None:
             t = self.softening
             with torch.no_grad():
-                soft = F.softmax(call(self.teacher, inputs) / t, 1)
-            loss = 0.5 * loss + 0.5 * t * t * F.cross_entropy(logits / t, soft)
+                soft = F.log_softmax(call(self.teacher, inputs) / t, 1)
+            own = F.log_softmax(logits / t, 1)
+            divergence = F.kl_div(own, soft, reduction="batchmean", log_target=True)
+            loss = 0.5 * loss + 0.5 * t * t * divergence
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         value = loss.item()

@@ -102,7 +102,7 @@ def _check_images(what: str, images: Tensor, in_channels: int | None, size: int 
             shown = ", ".join("any" if w is None else str(w) for w in wanted)
             raise DirpruneError(
                 f"{what}: the network takes images [B, {shown}], got {list(shape)}; choose "
-                f"another network or resize the images (size=...)"
+                f"another network or resize the images (--size, or size=...)"
             )
     if not images.isfinite().all():
         bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten()

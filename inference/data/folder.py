@@ -81,7 +81,7 @@ class FileImages(Images):
             if not self.resized:
                 raise DirpruneError(
                     f"image {file} has {width}x{height} pixels and the first one "
-                    f"{self.size}x{self.size}; give the size that all are resized to (size=...)"
+                    f"{self.size}x{self.size}; give the size that all are resized to (--size)"
                 )
             side = min(width, height)
             left, top = (width - side) // 2, (height - side) // 2
@@ -151,7 +151,7 @@ def _side(file: str) -> int:
     if width != height:
         raise DirpruneError(
             f"image {file} is not square ({width}x{height} pixels); give the size that all are "
-            f"cropped and resized to (size=...)"
+            f"cropped and resized to (--size, or size=...)"
         )
     return width
 

@@ -21,6 +21,7 @@ ROOT_VARIABLE = "DIRPRUNE_DATA_ROOT"
 # The folder networks of torchvision and its pretrained weights expect these (ImageNet).
 FOLDER_MEAN = (0.485, 0.456, 0.406)
 FOLDER_STD = (0.229, 0.224, 0.225)
+LARGEST_SIZE = 4096  # a batch of larger images fits no memory
 # A constant, so that the test images of the digits are the same for every seed.
 DIGITS_TEST_SEED = 0
 DIGITS_TEST_SHARE = 0.3
@@ -68,6 +69,8 @@ def load_data(
     data set, which for "digits" are those of its training images and for folders ImageNet's.
     """
     size = whole("size", size, least=1) if size is not None else None
+    if size is not None and size > LARGEST_SIZE:
+        raise DirpruneError(f"size (--size) {size}: expected at most {LARGEST_SIZE} pixels a side")
     seed = whole("seed", seed, least=0)
     if name.startswith(FOLDER):
         means = per_channel("mean", FOLDER_MEAN if mean is None else mean, 3)
@@ -107,6 +110,10 @@ def _finish(
     seed: int,
 ) -> ImageData:
     """Cut the validation images and put the parts together."""
+    if len(class_names) < 2:
+        raise DirpruneError(
+            f"{name} holds one class ({', '.join(class_names)}): a classifier needs at least two"
+        )
     count = validation_count(validation, len(train))
     stays, held = stratified_split(train.labels, count, seed)
     shape = train.pixels(torch.tensor(0)).shape
@@ -171,7 +178,7 @@ def _unavailable(class_name: str, root: Path, download: bool, error: Exception) 
     )
     return DirpruneError(
         f"no complete {class_name} in {folder} ({reason}); {mend}, or name another folder with "
-        f"the data root (root=..., or the environment variable {ROOT_VARIABLE})"
+        f"the data root (--data-root, root=..., or the environment variable {ROOT_VARIABLE})"
     )
 
 

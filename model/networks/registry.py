@@ -142,7 +142,7 @@ def _check_size(name: str, factory: Factory, classes: int, channels: int, size: 
         )
     raise DirpruneError(
         f"{name} cannot take images of {size}x{size} pixels: the next larger size that it takes "
-        f"is {smallest}x{smallest}; resize the images (size={smallest}) or choose another network"
+        f"is {smallest}x{smallest}; resize the images (--size {smallest}) or choose another network"
     )
 
 

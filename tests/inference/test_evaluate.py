@@ -1,6 +1,7 @@
 """Accuracy and log likelihood, against the definition."""
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -83,3 +84,20 @@ def test_inputs_by_position_and_by_name() -> None:
     a, b, y = torch.eye(3), torch.zeros(3, 3), torch.arange(3)
     for inputs in ((a, b), {"b": b, "a": a}):
         assert evaluate(Two(), [(inputs, y)]).percent == 100
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (torch.zeros(4, 1), torch.zeros(4).long(), "at least two"),
+        (torch.zeros(4, 3), torch.zeros(4, 1).long(), "expected integers [4]"),
+        (torch.zeros(4, 3), torch.zeros(4), "torch.float32"),
+        (torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]), "0 to 2 for the network's 3"),
+        (torch.zeros(4, 3, 2), torch.zeros(4, 2).long(), "[4, 3, 2]"),
+    ],
+)
+def test_what_is_no_classifier_is_refused(
+    logits: torch.Tensor, labels: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(DirpruneError, match=re.escape(message)):
+        evaluate(torch.nn.Identity(), [(logits, labels)])

@@ -80,13 +80,13 @@ def test_distillation_is_half_labels_half_the_softened_teacher(batches: Batches)
         log_q = F.log_softmax(network(x) / 4, 1)
         p = F.softmax(teacher(x) / 4, 1)
         labels = -F.log_softmax(network(x), 1)[torch.arange(len(y)), y].mean()
-        expected = 0.5 * labels - 0.5 * 16 * (p * log_q).sum(1).mean()
+        expected = 0.5 * labels + 0.5 * 16 * (p * (p.log() - log_q)).sum(1).mean()
     losses = finetune(network, [(x, y)], epochs=1, teacher=teacher)
     assert losses == [pytest.approx(expected.item(), rel=1e-6)]
 
 
 def test_with_its_own_teacher_distillation_has_no_gradient_of_the_second_half() -> None:
-    # T^2 CE(p, q) is least at q = p. With labels in the teacher's own proportions (here one of
+    # T^2 KL(p, q) is least at q = p. With labels in the teacher's own proportions (here one of
     # each under uniform outputs) both gradients vanish, and nothing moves.
     network, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
     for module in (network, teacher):

@@ -488,8 +488,12 @@ LEFT_ALONE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str]]
         ROWS, "a", "no rule for the operation 'cumsum' in the network's own forward",
     ),
     "an operation without a rule in a module": (
+        lambda: nn.Sequential(nn.Linear(5, 6), nn.GLU(1), nn.Linear(3, 2)),
+        ROWS, "0", "no rule for the operation 'glu' in 1",
+    ),
+    "a softmax over units": (
         lambda: nn.Sequential(nn.Linear(5, 6), nn.Softmax(1), nn.Linear(6, 2)),
-        ROWS, "0", "no rule for the operation 'softmax' in 1",
+        ROWS, "0", "normalised together",
     ),
     "the output": (lambda: two(lambda s, x: s.b(s.a(x))), ROWS, "b", "the network's output"),
     "one of several outputs": (

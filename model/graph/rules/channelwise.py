@@ -73,6 +73,18 @@ for _rank in (1, 2, 3):
     )
 
 
+@register_rule("softmax", "log_softmax", "_softmax", "_log_softmax")
+def _softmax(prop: Propagation, node: fx.Node) -> Result:
+    labels = prop.labels(node.args[0])
+    rank, dim = len(shape_of(node)), node.args[1]
+    assert isinstance(dim, int)
+    if labels is not None and dim % rank in labels.dims:
+        # At the end of a classifier: its outputs, which are protected anyway.
+        prop.refuse(node, "its units are normalised together, as the network's outputs are")
+        return None
+    return labels
+
+
 @register_rule("mean", "sum", "amax", "amin")
 def _reduce(prop: Propagation, node: fx.Node) -> Result:
     labels = prop.labels(node.args[0])

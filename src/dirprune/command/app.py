@@ -86,16 +86,21 @@ def run(
         str,
         typer.Option(
             help="What may be left: macs=0.5 or params=0.2 (share of multiply-adds or parameters), "
-            "keep=0.5 (share of the units). The widths of the layers follow."
+            "keep=0.5 (share of the units); 1 removes nothing. The widths of the layers follow."
         ),
     ] = "macs=0.5",
     evidence: Annotated[
         str, typer.Option(help="What decides: removal-cost or concentration.")
     ] = "removal-cost",
-    guide: Annotated[str, typer.Option(help="Family of the posterior.")] = "dirichlet",
+    guide: Annotated[
+        str, typer.Option(help="Family of the posterior; 'dirprune info' lists them.")
+    ] = "dirichlet",
     prior: Annotated[
         str,
-        typer.Option(help="Prior: symmetric, symmetric:0.3, alpha/K:1, or a number (symmetric)."),
+        typer.Option(
+            help="Dirichlet prior: symmetric:A (concentration A for every unit; also just A), or "
+            "alpha/K:A (A in total, whatever the width). A is 1 where it is left out."
+        ),
     ] = "symmetric",
     temperature: Annotated[
         float | None,
@@ -172,7 +177,11 @@ def run(
         seed=seed,
         device=device,
     )
-    folder = out or Path("runs") / f"{network}-{data}".replace(":", "-").replace("/", "-")
+    folder = (
+        out
+        if out is not None
+        else Path("runs") / f"{network}-{data}".replace(":", "-").replace("/", "-")
+    )
     from .run import run_job
 
     run_job(settings, folder, resume=resume, overwrite=overwrite)
@@ -203,7 +212,8 @@ def decide(
     budget: Annotated[str, typer.Option(help="macs=0.5, params=0.2 or keep=0.5.")],
     evidence: Annotated[str, typer.Option(help="removal-cost or concentration.")] = "removal-cost",
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the decision (JSON); else it is printed.")
+        Path | None,
+        typer.Option(help="Write the kept units and their inclusion probabilities here (JSON)."),
     ] = None,
 ) -> None:
     """Another decision under another budget, from RUN/posterior.nc alone."""

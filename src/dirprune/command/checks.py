@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..analysis.evidence import CRITERIA
 from ..guides import GUIDES
@@ -16,7 +19,7 @@ from ..model.priors import make_prior
 from ..model.writing import atomic_write
 from .settings import Settings
 
-SETTINGS, METRICS, HISTORY = "settings.json", "metrics.json", "history.json"
+SETTINGS, METRICS, HISTORY, LOCK = "settings.json", "metrics.json", "history.json", ".lock"
 OUTPUTS = (
     METRICS, HISTORY, "posterior.nc", "decision.json", "report.html", "pruned.pt2",
     "checkpoints", "original", "pruned", "figures",
@@ -37,25 +40,71 @@ def check_options(settings: Settings) -> None:
             raise DirpruneError(f"--{name} {value}: expected a whole number of at least 1")
     if settings.finetune_epochs is not None and settings.finetune_epochs < 0:
         raise DirpruneError(f"--finetune-epochs {settings.finetune_epochs}: expected 0 or more")
-    if settings.seed < 0:
-        raise DirpruneError(f"--seed {settings.seed}: expected 0 or more")
+    if not 0 <= settings.seed < 2**63:
+        raise DirpruneError(f"--seed {settings.seed}: expected a whole number from 0 to 2^63 - 1")
+    both = set(settings.include or ()) & set(settings.exclude or ())
+    if both:
+        raise DirpruneError(f"{', '.join(sorted(both))}: named by both --include and --exclude")
     if settings.temperature is not None and not 0 < settings.temperature < math.inf:
         raise DirpruneError(f"--temperature {settings.temperature}: expected a positive number")
 
 
 def find_device(name: str) -> torch.device:
+    """The device of that name, once it holds a number."""
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda", "mps", "xpu"):
+        raise DirpruneError(f"--device {name!r}: expected cpu, cuda, cuda:1, mps or xpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise DirpruneError(f"--device {name}: {reason}") from error
     return device
 
 
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Keep other runs out of the folder; what a refused run made there is removed again."""
+    if folder.is_file():
+        raise DirpruneError(f"--out {folder} is a file: expected a folder")
+    if folder.resolve() == Path(folder.resolve().anchor):
+        raise DirpruneError(f"--out {folder}: expected a folder for the results")
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise DirpruneError(
+            f"another dirprune is writing to {folder}: wait for it, or name another --out"
+        ) from error
+    except OSError as error:
+        raise DirpruneError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        if not _begun(folder):
+            (folder / SETTINGS).unlink(missing_ok=True)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _begun(folder: Path) -> bool:
+    """Has a run in this folder something to keep?"""
+    return any((folder / name).exists() for name in ("original", METRICS, "checkpoints/training"))
+
+
 def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
     """Take the folder for this run, or go on with the one that is there."""
     path = folder / SETTINGS
+    if resume and overwrite:
+        raise DirpruneError("--resume goes on and --overwrite begins again: give one of them")
+    if resume and not path.exists():
+        raise DirpruneError(f"{folder} holds no run to go on with: leave --resume out")
     wanted = json.loads(json.dumps(settings.to_dict()))
     if path.exists() and resume:
         try:
@@ -78,9 +127,7 @@ def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: b
         raise DirpruneError(
             f"{folder} holds {', '.join(there)}, but not of a run of dirprune: choose another --out"
         )
-    # A run that failed before it had anything to keep does not hold the folder.
-    begun = set(there) & {"original", METRICS} or (folder / "checkpoints" / "training").exists()
-    if begun and not overwrite:
+    if _begun(folder) and not overwrite:
         raise DirpruneError(
             f"{folder} holds a run already: --resume goes on with it, --overwrite begins again, "
             "--out names another folder"

@@ -25,8 +25,6 @@ def decide_again(run: Path, budget: dict[str, float], criterion: str, out: Path 
         "widths": {name: len(units) for name, units in decision.kept.items()},
     }
     if out is None:
-        return json.dumps(
-            {**summary, "kept": {n: k.tolist() for n, k in decision.kept.items()}}, indent=1
-        )
+        return json.dumps(summary, indent=1)
     decision.save(out)
     return json.dumps({**summary, "decision": str(out)}, indent=1)

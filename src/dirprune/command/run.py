@@ -37,7 +37,7 @@ from ..model.storage import save
 from ..model.surgery import prune
 from ..model.switched import SwitchedNetwork
 from ..model.writing import atomic_write
-from .checks import HISTORY, METRICS, check_options, claim_folder, find_device
+from .checks import HISTORY, METRICS, check_options, claim_folder, find_device, hold_folder
 from .export import export_program
 from .settings import Settings, recipe
 
@@ -52,13 +52,14 @@ def run_job(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) 
     """Run all stages into ``folder`` and print what came of it."""
     check_options(settings)
     device = find_device(settings.device)
-    claim_folder(folder, settings, resume=resume, overwrite=overwrite)
-    job = _Job(settings, folder, device)
-    finished = folder / METRICS
-    if resume and finished.exists() and not (folder / "checkpoints").exists():
-        job.metrics = json.loads(finished.read_text())
-    else:
-        job.run()
+    with hold_folder(folder):
+        claim_folder(folder, settings, resume=resume, overwrite=overwrite)
+        job = _Job(settings, folder, device)
+        finished = folder / METRICS
+        if resume and finished.exists() and not (folder / "checkpoints").exists():
+            job.metrics = json.loads(finished.read_text())
+        else:
+            job.run()
     print(job.summary())
 
 
@@ -254,10 +255,14 @@ class _Job:
         error = math.sqrt(chance * (100 - chance) / images)
         if accuracy < chance + 3 * error:
             self._warn(
-                f"the network classifies {accuracy:.1f} % of the validation images correctly, "
-                f"which is no better than chance ({chance:.1f} %): its weights do not fit the data "
-                "(are --mean, --std and --size those that it was trained with?), and what follows "
-                "says nothing about a trained network"
+                f"the network classifies {accuracy:.1f} % of {images} validation images correctly, "
+                f"which cannot be told from chance ({chance:.1f} %, standard error {error:.1f}): "
+                + (
+                    "too few --train-epochs, or too few images"
+                    if self.settings.weights is None
+                    else "are --mean, --std and --size those that the weights were trained with?"
+                )
+                + " What follows says nothing about a trained network"
             )
 
     def _warn(self, message: str) -> None:

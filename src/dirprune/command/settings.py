@@ -82,7 +82,7 @@ def parse_budget(text: str) -> dict[str, float]:
         share = float(value)
     except ValueError:
         raise DirpruneError(
-            f"budget {text!r}: expected a number after '=', as in macs=0.5"
+            f"budget {text!r}: expected one number after '=', as in macs=0.5 for a half"
         ) from None
     if not 0 < share <= 1:
         raise DirpruneError(f"budget {text!r}: expected a share in (0, 1]")
