@@ -128,13 +128,18 @@ def _scan(folder: Path) -> tuple[list[str], Tensor, tuple[str, ...]]:
     from torchvision.datasets import ImageFolder
 
     try:
-        found = ImageFolder(folder)
+        found = ImageFolder(folder, allow_empty=True)
     except FileNotFoundError as error:
-        # No class folder at all, or one of them without images.
+        raise DirpruneError(
+            f"{folder} must hold one folder per class, each with images; it holds "
+            f"{_listing(folder)}"
+        ) from error
+    empty = set(found.classes) - {found.classes[label] for label in found.targets}
+    if empty:
         raise DirpruneError(
             f"{folder} must hold one folder per class, each with images "
-            f"({str(error).splitlines()[0]}); it holds {_listing(folder)}"
-        ) from error
+            f"({', '.join(found.extensions or ())}); without any: {_some(empty)}"
+        )
     files = [file for file, _ in found.samples]
     return files, torch.tensor(found.targets), tuple(found.classes)
 
