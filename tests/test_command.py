@@ -173,8 +173,9 @@ def test_a_refused_run_leaves_nothing(
     out = tmp_path / "new" / "out"
     assert main(["run", "--out", str(out), "--weights", "nowhere.pt"]) == 2
     assert not out.exists()
-    assert main(["run", "--out", str(out), "--resume"]) == 2
-    assert "no run to go on with" in capsys.readouterr().err
+    # for a batch queue: the same command begins a run and goes on with it
+    assert main(["run", "--out", str(out), "--resume", "--weights", "nowhere.pt"]) == 2
+    assert "holds no run yet: beginning one" in capsys.readouterr().err
     assert main(["run", "--out", str(out), "--resume", "--overwrite"]) == 2
     assert "give one of them" in capsys.readouterr().err
 

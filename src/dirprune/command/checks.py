@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,7 +105,7 @@ def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: b
     if resume and overwrite:
         raise DirpruneError("--resume goes on and --overwrite begins again: give one of them")
     if resume and not path.exists():
-        raise DirpruneError(f"{folder} holds no run to go on with: leave --resume out")
+        print(f"dirprune: {folder} holds no run yet: beginning one", file=sys.stderr)
     wanted = json.loads(json.dumps(settings.to_dict()))
     if path.exists() and resume:
         try:
