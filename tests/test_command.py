@@ -330,10 +330,19 @@ def test_budget_below_one_unit_a_layer(
 def test_files_of_others_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "report.html").write_text("mine")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "epoch1.pt").write_text("mine")
     for option in ([], ["--overwrite"]):
         assert main(["run", "--out", str(tmp_path), *QUICK, *option]) == 2
-        assert "report.html, figures, but not of a run" in capsys.readouterr().err
+        assert "report.html, checkpoints, figures, but not of a run" in capsys.readouterr().err
     assert (tmp_path / "report.html").read_text() == "mine"
+    assert (tmp_path / "checkpoints" / "epoch1.pt").read_text() == "mine"
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "settings.json").write_text("mine")
+    assert main(["run", "--out", str(alone), *QUICK]) == 2
+    assert "settings.json, but not of a run" in capsys.readouterr().err
+    assert (alone / "settings.json").read_text() == "mine"
 
 
 def test_damaged_and_foreign_weights(

@@ -66,7 +66,7 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Keep other runs out of the folder; what a refused run made there is removed again."""
+    """Keep other runs out of the folder; a folder that stays empty is removed again."""
     if folder.is_file():
         raise DirpruneError(f"--out {folder} is a file: expected a folder")
     if folder.resolve() == Path(folder.resolve().anchor):
@@ -85,13 +85,21 @@ def hold_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not _begun(folder):
-            (folder / SETTINGS).unlink(missing_ok=True)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         (folder / LOCK).unlink(missing_ok=True)
         lock.release()
         if made and not any(folder.iterdir()):
             folder.rmdir()
+
+
+@contextmanager
+def tidy_after_refusal(folder: Path) -> Iterator[None]:
+    """Remove what a run left in a folder that it has claimed, if it had nothing to keep yet."""
+    try:
+        yield
+    finally:
+        if not _begun(folder):
+            (folder / SETTINGS).unlink(missing_ok=True)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _begun(folder: Path) -> bool:
@@ -124,7 +132,9 @@ def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: b
             )
         return
     there = [name for name in OUTPUTS if (folder / name).exists()]
-    if there and not path.exists():
+    if path.exists() and not there and not overwrite:
+        there = [SETTINGS]  # a run leaves outputs beside it: this one is somebody else's
+    if there and (there == [SETTINGS] or not path.exists()):
         raise DirpruneError(
             f"{folder} holds {', '.join(there)}, but not of a run of dirprune: choose another --out"
         )

@@ -37,7 +37,15 @@ from ..model.storage import save
 from ..model.surgery import prune
 from ..model.switched import SwitchedNetwork
 from ..model.writing import atomic_write
-from .checks import HISTORY, METRICS, check_options, claim_folder, find_device, hold_folder
+from .checks import (
+    HISTORY,
+    METRICS,
+    check_options,
+    claim_folder,
+    find_device,
+    hold_folder,
+    tidy_after_refusal,
+)
 from .export import export_program
 from .settings import Settings, recipe
 
@@ -59,7 +67,8 @@ def run_job(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) 
         if resume and finished.exists() and not (folder / "checkpoints").exists():
             job.metrics = json.loads(finished.read_text())
         else:
-            job.run()
+            with tidy_after_refusal(folder):
+                job.run()
     print(job.summary())
 
 
