@@ -18,7 +18,12 @@ from torch import nn
 from ..analysis.decide import decide
 from ..analysis.diagnostics import diagnose
 from ..analysis.evidence import evidence
-from ..analysis.evidence.switches import draw_switches, fixed_images, log_likelihood
+from ..analysis.evidence.switches import (
+    draw_switches,
+    each_restart,
+    fixed_images,
+    log_likelihood,
+)
 from ..analysis.posterior import posterior
 from ..analysis.report import write_report
 from ..analysis.tree import load_tree, save_tree
@@ -207,10 +212,10 @@ class _Job:
         tree = load_tree(path)
         switches = draw_switches(model, fitted, ELPD_DRAWS, s.seed).switches
         held_out = fixed_images(model, self._loader("validation"), ELPD_IMAGES, s.seed)
-        flat = {site: value.flatten(0, 1) for site, value in switches.items()}
-        self.metrics["diagnostics"] = diagnose(
-            tree, self.history, log_likelihood(model, flat, *held_out)
+        likelihood = each_restart(
+            model, fitted, switches, lambda s: log_likelihood(model, s, *held_out)
         )
+        self.metrics["diagnostics"] = diagnose(tree, self.history, torch.cat(likelihood))
         decision = decide(model, evidence(s.evidence, model, tree, batches), **s.budget)
         decision = Decision(
             decision.kept, decision.probability, {**decision.settings, "evidence": s.evidence}
