@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -16,6 +17,7 @@ from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
 from .evidence import COST_DRAWS, COST_IMAGES, DRAWS, fit_concentrations, removal_cost
 from .evidence.switches import (
+    chosen_stats,
     draw_switches,
     each_restart,
     fixed_images,
@@ -23,7 +25,7 @@ from .evidence.switches import (
     log_prior,
     prior_draws,
 )
-from .tree import site_dataset
+from .tree import hyper_dataset, site_dataset
 
 PACKAGES = ("dirprune", "torch", "torchvision", "pyro-ppl", "arviz", "numpy", "xarray")
 
@@ -43,14 +45,15 @@ def posterior(
 
     The layout is that of :mod:`.tree`. ``lp`` is log p(s) + tau N/n sum_i log p(y_i | x_i, s) over
     the n images (an estimate of the model's own tempered density, up to a constant), ``log_q`` the
-    guide's density; ``log_likelihood`` is untempered and covers the same images, which are training
-    images: what LOO makes of it is in-sample with respect to the weights.
+    guide's density (NUTS has none); ``log_likelihood`` is untempered and covers the same images,
+    which are training images: what LOO makes of it is in-sample with respect to the weights.
 
     Args:
         model: the switched network.
-        fit: from :func:`~dirprune.inference.fit.fit`; restarts become chains.
+        fit: from :func:`~dirprune.inference.fit.fit`, whose restarts become chains, or from
+            :func:`~dirprune.inference.sample.sample`.
         loader: training images.
-        draws: posterior and prior draws per chain.
+        draws: posterior and prior draws per chain; of NUTS, at most as many as there are.
         images: n, training images for the log likelihood.
         cost_draws: posterior draws per chain for the removal cost.
         cost_images: training images for the removal cost.
@@ -59,8 +62,6 @@ def posterior(
     Returns:
         An ``xarray.DataTree``; ``tree.to_netcdf`` or :func:`.tree.save_tree` writes it.
     """
-    if not fit.guides:
-        raise DirpruneError("the Fit holds no guide: there is nothing to draw from")
     for name, value in {
         "draws": draws,
         "images": images,
@@ -70,8 +71,8 @@ def posterior(
         if value < 2:
             raise DirpruneError(f"{name}: expected at least 2, got {value}")
     drawn = draw_switches(model, fit, draws, seed)
-    chains = len(fit.guides)
-    flat = {site: s.flatten(0, 1) for site, s in drawn.switches.items()}
+    chains = len(fit.guides) or len(fit.draws)
+    flat = {name: value.flatten(0, 1) for name, value in drawn.latent.items()}
     inputs, targets = fixed_images(model, loader, images, seed)
     likelihood = torch.cat(
         each_restart(
@@ -79,7 +80,8 @@ def posterior(
         )
     )
     scale = model.num_data / likelihood.shape[1]
-    lp = log_prior(model, flat) + model.temperature * scale * likelihood.sum(1)
+    prior_density = log_prior(model, flat)
+    lp = prior_density + model.temperature * scale * likelihood.sum(1)
     few = {site: s[:, :cost_draws] for site, s in drawn.switches.items()}
     cost_inputs = fixed_images(model, loader, cost_images, seed)
     costs = each_restart(model, fit, few, lambda s: removal_cost(model, s, *cost_inputs))
@@ -92,13 +94,23 @@ def posterior(
         dataset = xr.Dataset(data)
         return dataset.assign_coords({d: np.arange(n) for d, n in dataset.sizes.items()})
 
+    def latent(values: Mapping[str, torch.Tensor]) -> xr.Dataset:
+        sizes = {name: site.size for name, site in model.sites.items()}
+        found = site_dataset({n: values[n] for n in model.sites}, ("chain", "draw"))
+        hyper = hyper_dataset({n: values[n] for n in model.hyper_sites}, sizes)
+        return found.merge(hyper) if hyper else found
+
+    stats = {"lp": by_chain(lp)}
+    if drawn.log_q is not None:
+        stats["log_q"] = drawn.log_q
+    if fit.stats:
+        stats |= chosen_stats(fit, lp.shape[0] // chains)
+    prior = prior_draws(model, draws, seed)
     groups = {
-        "posterior": site_dataset(drawn.switches, ("chain", "draw")),
-        "prior": site_dataset(
-            {site: s[None] for site, s in prior_draws(model, draws, seed).items()},
-            ("chain", "draw"),
-        ),
-        "sample_stats": plain({"lp": by_chain(lp), "log_q": drawn.log_q}, ("chain", "draw")),
+        "posterior": latent(drawn.latent),
+        "prior": latent({name: value[None] for name, value in prior.items()}),
+        "log_prior": plain({"switches": by_chain(prior_density)}, ("chain", "draw")),
+        "sample_stats": plain(stats, ("chain", "draw")),
         "log_likelihood": plain({"targets": by_chain(likelihood)}, ("chain", "draw", "image")),
         "observed_data": plain(
             {"targets": targets}, ("image",) + ("target",) * (targets.dim() - 1)
@@ -108,8 +120,8 @@ def posterior(
         ),
         "cost_table": xr.Dataset({"json": json.dumps(model.costs.to_dict())}),
     }
-    if all(hasattr(guide, "concentration") for guide in fit.guides):
-        groups["concentration"] = site_dataset(fit_concentrations(fit), ("chain",))
+    if concentrations := fit_concentrations(fit):
+        groups["concentration"] = site_dataset(concentrations, ("chain",))
     groups["evidence"].attrs = {"criterion": "removal-cost", "unit": "nats"}
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = {
@@ -119,6 +131,7 @@ def posterior(
         "sites": json.dumps({n: [s.producers, s.consumers] for n, s in model.sites.items()}),
         "unprunable": json.dumps(dict(model.unprunable)),
         "lp_images": likelihood.shape[1],
+        "num_data": model.num_data,
         "temperature": model.temperature,
         **{f"version_{name}": _version(name) for name in PACKAGES},
     }

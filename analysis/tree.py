@@ -4,9 +4,17 @@
 group                  variables                                dimensions
 ====================== ======================================== =================================
 ``posterior``          one per site: draws of the switches      chain (restart), draw, {site}_unit
-``prior``              one per site                             chain, draw, {site}_unit
-``sample_stats``       ``lp``, ``log_q``                        chain, draw
+..                     one per parameter of a hierarchical      chain, draw[, {site}_unit]
+                       prior: {site}_concentration
+``prior``              the same                                 chain, draw, {site}_unit
+``log_prior``          ``switches``: of all of them             chain, draw
+``sample_stats``       ``lp``; ``log_q`` of a guide;            chain, draw
+                       ``diverging`` of NUTS
 ``log_likelihood``     ``targets``, untempered                  chain, draw, image
+``validation``         of held-out images: ``log_likelihood``;  chain, draw, image
+..                     ``targets``; of classes also             image
+..                     ``probabilities`` (the posterior's),     image, class
+..                     ``network_probabilities`` (its own)
 ``observed_data``      ``targets``                              image
 ``concentration``      one per site                             chain, {site}_unit
 ``evidence``           one per site: the removal cost's draws   chain, draw, {site}_unit
@@ -25,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..model.cost import CostTable
@@ -54,6 +63,51 @@ def site_dataset(values: dict[str, Tensor], dims: tuple[str, ...]) -> xr.Dataset
     return dataset.assign_coords({dim: np.arange(size) for dim, size in dataset.sizes.items()})
 
 
+def hyper_dataset(values: dict[str, Tensor], sites: dict[str, int]) -> xr.Dataset:
+    """Parameters of priors, name -> [chain, draw, ...], over a site's units where it has one each.
+
+    A parameter's name begins with its site's.
+    """
+    data = {}
+    for name, value in values.items():
+        shape = tuple(value.shape[2:])
+        owner = max((site for site in sites if name.startswith(site)), key=len, default="")
+        dims = tuple(f"{name}_dim_{i}" for i in range(len(shape)))
+        if shape == (sites.get(owner),):
+            dims = (unit_dim(owner),)
+        data[name] = xr.DataArray(value.detach().cpu().numpy(), dims=("chain", "draw", *dims))
+    dataset = xr.Dataset(data)
+    return dataset.assign_coords({dim: np.arange(size) for dim, size in dataset.sizes.items()})
+
+
+def switches(tree: xr.DataTree, group: str = "posterior") -> dict[str, NDArray[np.float64]]:
+    """The draws of the switches, site -> [chain, draw, K], without the parameters of priors.
+
+    Raises:
+        DirpruneError: no such group, or one that does not hold switches.
+    """
+    found = {}
+    for name, values in _need(tree, group).items():
+        site = str(name)
+        if not _is_switch(tree, site):
+            continue
+        if unit_dim(site) not in values.sizes:
+            raise DirpruneError(
+                f"the DataTree's {group} of {site!r} has the dimensions "
+                f"{', '.join(map(str, values.dims))} and none of units: expected a tree made by "
+                "dirprune.posterior"
+            )
+        ordered = values.transpose("chain", "draw", unit_dim(site))
+        found[site] = ordered.values.astype(np.float64)
+    return found
+
+
+def _is_switch(tree: xr.DataTree, name: str) -> bool:
+    """Is a variable a switch? The sites are in the tree's attributes, if ``posterior`` made it."""
+    known = tree.attrs.get("sites")
+    return known is None or name in json.loads(known)
+
+
 def _group(tree: xr.DataTree, name: str) -> xr.Dataset | None:
     return tree[name].to_dataset() if name in tree.children else None
 
@@ -70,17 +124,7 @@ def _need(tree: xr.DataTree, name: str) -> xr.Dataset:
 
 def site_sizes(tree: xr.DataTree) -> dict[str, int]:
     """Site name -> number of units."""
-    sizes = {}
-    for name, values in _need(tree, "posterior").items():
-        site = str(name)
-        if unit_dim(site) not in values.sizes:
-            raise DirpruneError(
-                f"the DataTree's posterior of {site!r} has the dimensions "
-                f"{', '.join(map(str, values.dims))} and none of units: expected a tree made by "
-                "dirprune.posterior"
-            )
-        sizes[site] = int(values.sizes[unit_dim(site)])
-    return sizes
+    return {site: draws.shape[-1] for site, draws in switches(tree).items()}
 
 
 def concentrations(tree: xr.DataTree) -> dict[str, Tensor]:

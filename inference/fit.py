@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,30 +14,33 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from torch import Tensor, nn
 
-from ..guides import GUIDES
-from ..model.errors import DirpruneError, unknown_name
+from ..guides import GUIDES, check_elbo, check_options, elbo_for, make_guide
+from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
 from .batches import check_batch, not_finite
 from .loop import Checkpoint, Loader, NonFiniteError, batches_in, move_batch, run_epochs, seed_of
 from .particles import Particles
 
+LR = 0.05
 GuideSpec = str | type[AutoGuide] | AutoGuide | Callable[[SwitchedNetwork], AutoGuide]
 
 
 @dataclass
 class Fit:
-    """What :func:`fit` learned.
+    """What :func:`fit` learned, or what :func:`~.sample.sample` drew.
 
     Attributes:
-        guides: one guide per restart; they become the chains of the posterior.
+        guides: one guide per restart; they become the chains of the posterior. Empty for NUTS.
         history: one list of losses (negative ELBO estimates, in nats) per restart.
         seconds: wall time.
         settings: how it was run.
         learned: per restart, what the model learned beside the guide, by name (the noise of a
             Gaussian likelihood); the model itself is left with that of the last one.
+        draws: NUTS only: per chain, latent site -> [draws, *event shape], float64.
+        stats: NUTS only: per chain, what the sampler says of each draw ("diverging").
     """
 
     guides: list[AutoGuide]
@@ -44,6 +48,8 @@ class Fit:
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
     learned: list[dict[str, Tensor]] = field(default_factory=list)
+    draws: list[dict[str, Tensor]] = field(default_factory=list)
+    stats: list[dict[str, Tensor]] = field(default_factory=list)
 
 
 def fit(
@@ -54,8 +60,10 @@ def fit(
     epochs: int = 1,
     restarts: int = 1,
     particles: int = 4,
-    lr: float = 0.05,
+    lr: float | None = None,
     seed: int = 0,
+    guide_options: Mapping[str, Any] | None = None,
+    elbo: Trace_ELBO | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -64,14 +72,17 @@ def fit(
 
     Args:
         model: the switched network.
-        guide: a guide's name, class or factory (called on the model for each restart), or one guide
-            (one restart).
+        guide: a guide's name (see :data:`~dirprune.guides.GUIDES`), class or factory (called on the
+            model for each restart), or one guide (one restart).
         loader: batches of (inputs, targets) of the training set.
         epochs: passes over the loader.
         restarts: independent runs, each with draws and data order of its own.
         particles: P, independent switches in a batch; see :class:`~.particles.Particles`.
-        lr: Adam's first step size, in the guide's unconstrained (log) space; it falls to zero.
+        lr: Adam's first step size, in the guide's unconstrained (log) space; it falls to zero. None
+            takes what suits a guide that is given by name, else 0.05.
         seed: same seed, same result (bit for bit on a CPU with one thread).
+        guide_options: options of a guide that is given by name: ``{"rank": 10}``.
+        elbo: Pyro's ELBO to maximise; None takes the one that is right for the guide.
         checkpoint: a file to keep the state in, every half minute and at Ctrl-C.
         resume: go on from that file if it is there; the result is that of an undisturbed run.
         progress: show a progress bar; None shows it on a terminal only.
@@ -80,7 +91,8 @@ def fit(
         The fitted guides with their losses.
 
     Raises:
-        DirpruneError: a bad argument, an empty loader, or data that do not fit the network.
+        DirpruneError: a bad argument, a guide that does not fit the model, an ELBO that is wrong
+            for the guide, an empty loader, or data that do not fit the network.
         NonFiniteError: NaN or infinity; the message names the step, the place and the checkpoint.
         KeyboardInterrupt: Ctrl-C, after the step is finished and the checkpoint written.
     """
@@ -92,26 +104,31 @@ def fit(
             f"expected a SwitchedNetwork to fit, got {type(model).__name__}; a site is left out by "
             "exclude=, and Pyro's own SVI takes a model under a handler such as poutine.condition"
         )
+    if lr is None:
+        lr = GUIDES[guide].lr if isinstance(guide, str) and guide in GUIDES else LR
     if not 0 < lr < 10:
         raise DirpruneError(f"lr: expected a step size between 0 and 10, got {lr}")
-    make = guide_factory(guide, restarts)
+    options = dict(guide_options or {})
+    make = guide_factory(guide, restarts, options)
     started = time.perf_counter()
     folder = None if checkpoint is None else Path(checkpoint)
     fitted = Fit([], [], 0.0)
     learned = [p for p in model.parameters() if p.requires_grad]  # a likelihood's noise
     initial = [p.detach().clone() for p in learned]
-    fingerprint = {} if folder is None else _fingerprint(model)
+    of_model = {} if folder is None else fingerprint(model)
     for restart in range(restarts):
         with torch.no_grad():
             for p, start in zip(learned, initial, strict=True):
                 p.copy_(start)
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed_of([seed, restart]))
-            job = _Svi(make(model), model, particles, lr, epochs * batches_in(loader))
+            job = _Svi(make(model), model, particles, lr, epochs * batches_in(loader), elbo)
         path = None if folder is None else folder.with_name(f"{folder.name}.{restart}")
         fitted.guides.append(job.guide)
         fitted.settings = {
-            "guide": type(job.guide).__name__,
+            "guide": guide if isinstance(guide, str) else type(job.guide).__name__,
+            "guide_options": options,
+            "elbo": type(job.elbo).__name__,
             "epochs": epochs,
             "restarts": restarts,
             "particles": particles,
@@ -120,10 +137,10 @@ def fit(
             "temperature": model.temperature,
             "scaling": model.scaling,
             "num_data": model.num_data,
-            "prior": _readable(model.prior),
-            "likelihood": _readable(model.likelihood),
+            "prior": readable(model.prior),
+            "likelihood": readable(model.likelihood),
         }
-        identity = {**fitted.settings, **fingerprint}
+        identity = {**fitted.settings, **of_model}
         identity.pop("restarts")  # one more restart leaves the others as they are
         losses = run_epochs(
             job,
@@ -144,12 +161,18 @@ def fit(
     return fitted
 
 
-def guide_factory(guide: GuideSpec, restarts: int) -> Callable[[SwitchedNetwork], AutoGuide]:
+def guide_factory(
+    guide: GuideSpec, restarts: int, options: Mapping[str, Any]
+) -> Callable[[SwitchedNetwork], AutoGuide]:
     """A function that makes a guide for a model, from any way to say which."""
     if isinstance(guide, str):
-        if guide not in GUIDES:
-            raise unknown_name("guide", guide, GUIDES)
-        return GUIDES[guide]
+        check_options(guide, options)
+        return lambda model: make_guide(guide, model, options)
+    if options:
+        raise DirpruneError(
+            f"guide_options={dict(options)} goes with a guide's name: a class or factory takes its "
+            "own, as in lambda model: AutoDirichlet(model, init_concentration=5.0)"
+        )
     if isinstance(guide, AutoGuide):
         if restarts != 1:
             raise DirpruneError(
@@ -162,26 +185,29 @@ def guide_factory(guide: GuideSpec, restarts: int) -> Callable[[SwitchedNetwork]
     raise DirpruneError(f"guide: expected a name, a class or a guide, got {guide!r}")
 
 
-def _readable(part: object) -> str:
+def readable(part: object) -> str:
     """What a prior or a likelihood is called: its own words, or the name of a function."""
     if isinstance(part, nn.Module):
         return type(part).__name__
     return getattr(part, "__qualname__", None) or repr(part)
 
 
-def _fingerprint(model: SwitchedNetwork) -> dict[str, Any]:
+def fingerprint(model: SwitchedNetwork) -> dict[str, Any]:
     """What tells one posterior from another: sites, prior, likelihood and the frozen weights."""
-    prior, crc = {}, 0
-    for name, site in model.sites.items():
-        with torch.device(model.device):  # its density at one point that is not symmetric
-            point = torch.arange(1.0, site.size + 1, dtype=torch.float64)
-            prior[name] = f"{float(model.prior(site).log_prob(point / point.sum())):.6g}"
+    crc = 0
     for tensor in (*model.network.parameters(), *model.network.buffers()):
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         crc = zlib.crc32(data.numpy(), crc)
+    with torch.random.fork_rng([]), torch.no_grad(), poutine.block():
+        torch.manual_seed(0)  # one draw and its density tell priors apart, hyper-priors included
+        trace = poutine.trace(model.sample_switches).get_trace()
+        trace.compute_log_prob()
     return {
         "sites": {s.name: s.size for s in model.sites.values()},
-        "prior_density": prior,
+        "prior_density": {
+            name: f"{float(trace.nodes[name]['log_prob_sum']):.6g}"
+            for name in trace.stochastic_nodes
+        },
         "weights": crc,
     }
 
@@ -196,17 +222,21 @@ class _Svi:
         particles: int,
         lr: float,
         steps: int,
+        elbo: Trace_ELBO | None,
     ) -> None:
+        if not callable(guide):
+            raise DirpruneError(f"the guide's factory returned {guide!r}: expected a guide")
         self.guide, self.model = guide, model
         self.particles = Particles(particles)
-        elbo = guide.elbo() if hasattr(guide, "elbo") else Trace_ELBO()
-        self.loss = elbo(model, guide)
+        self.elbo = elbo_for(guide) if elbo is None else elbo
+        self.loss = self.elbo(model, guide)
         if getattr(guide, "prototype_trace", True) is None:
             # Pyro's guides, and the parts of an AutoGuideList, make their parameters in a call.
             # They take whatever is not observed for latent: give them targets.
             examples, _ = move_batch((model.example, torch.empty(0)), model.device)
             with pyro.get_param_store().scope(), poutine.block(), torch.no_grad():
                 guide(examples, model(examples))
+        check_elbo(self.elbo, guide, model.example)
         self.parameters = {name: p for name, p in self.loss.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise DirpruneError(f"{type(guide).__name__} has no parameters to learn")
@@ -243,7 +273,12 @@ class _Svi:
             pyro.get_param_store().scope(),
             pyro.validation_enabled(self.steps_done == 0),
             self.particles,
+            warnings.catch_warnings(),
         ):
+            if isinstance(self.guide, AutoGuideList):
+                # TraceMeanField_ELBO asks for the model's order of sites; the parts of a list are
+                # independent of each other in any order.
+                warnings.filterwarnings("ignore", "Failed to verify mean field", UserWarning)
             loss = self.loss(inputs, targets)
         loss.backward()
         return loss.item()

@@ -20,7 +20,7 @@ from .errors import DirpruneError, unknown_name
 from .graph.channels import build_channel_graph, select_sites
 from .graph.trace import as_tuple, two_examples
 from .likelihoods import Likelihood, make_likelihood
-from .priors import Prior, check_on_simplex, make_prior
+from .priors import NetworkPrior, Prior, PriorSpec, check_prior, make_prior
 from .sites import Site
 from .surgery import find_failures
 
@@ -59,8 +59,10 @@ class SwitchedNetwork(nn.Module):
             batch gives all inputs as a mapping by name; a flag stays what it is here.
         output: picks the tensor of logits or means out of what the network returns, where that is
             not a tensor.
-        prior: "symmetric", "alpha/K", either with a value ("symmetric:0.3"), a number (symmetric),
-            or a callable Site -> Distribution on the simplex.
+        prior: a name of ``PRIORS`` ("symmetric", "alpha/K", "hierarchical", "half-cauchy",
+            "weight-norm", "bn-scale"), alone or with its values ("symmetric:0.3"), a number
+            (symmetric), or a callable Site -> Distribution on the simplex, which may draw
+            hyper-parameters of its own; see :mod:`dirprune.model.priors`.
         likelihood: "categorical", "gaussian" (with learned noise), or a callable outputs ->
             Distribution.
         temperature: tau > 0, the power of the likelihood; 1 is the plain posterior.
@@ -71,6 +73,8 @@ class SwitchedNetwork(nn.Module):
     Attributes:
         sites: ordered mapping name -> :class:`~dirprune.model.sites.Site`.
         unprunable: mapping layer name -> why it is left alone.
+        hyper_sites: names of the latent sites that are not switches, the prior's hyper-parameters;
+            mostly none.
 
     Raises:
         DirpruneError: a bad argument, or a network that cannot be traced or has nothing to prune.
@@ -86,7 +90,7 @@ class SwitchedNetwork(nn.Module):
         num_data: int,
         example_kwargs: Mapping[str, Any] | None = None,
         output: Callable[[Any], Tensor] | None = None,
-        prior: str | float | Prior = "symmetric",
+        prior: PriorSpec = "symmetric",
         likelihood: str | Likelihood = "categorical",
         temperature: float = 1.0,
         scaling: str = "mean-one",
@@ -112,7 +116,9 @@ class SwitchedNetwork(nn.Module):
         self.sites: Mapping[str, Site] = OrderedDict(graph.sites)
         self.unprunable: Mapping[str, str] = dict(graph.unprunable)
         self.num_data, self.temperature, self.scaling = num_data, float(temperature), scaling
-        self.prior, self.likelihood = make_prior(prior), make_likelihood(likelihood)
+        found = make_prior(prior)
+        self.prior: Prior = found.bind(network, graph) if isinstance(found, NetworkPrior) else found
+        self.likelihood = make_likelihood(likelihood)
         self.body = SwitchedBody(graph)
         self.costs: CostTable = build_cost_table(
             network, graph, count_macs(network, inputs, kwargs)
@@ -121,8 +127,7 @@ class SwitchedNetwork(nn.Module):
         self._network = (network,)  # a tuple: the user's module is not a submodule of the model
         self.example_inputs, self.example_kwargs = inputs, kwargs
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
-        for site in self.sites.values():
-            check_on_simplex(self.prior(site), site)
+        self.hyper_sites = check_prior(self.prior, self.sites, self.device)
 
     @property
     def network(self) -> nn.Module:
@@ -137,7 +142,9 @@ class SwitchedNetwork(nn.Module):
     def sample_switches(self) -> dict[str, Tensor]:
         """The model's latent part alone: one ``pyro.sample`` statement per site.
 
-        Guides read the sites from here, so that they need no data and no forward pass.
+        The prior's hyper-parameters, ``hyper_sites``, are drawn too, each before its switch; the
+        switches alone are returned. Guides read the sites from here, so that they need no data and
+        no forward pass.
         """
         with torch.device(self.device):
             return {name: pyro.sample(name, self.prior(site)) for name, site in self.sites.items()}

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import dirprune
+from dirprune.analysis.diagnostics import diagnose
+from dirprune.analysis.tree import load_tree
 from dirprune.command import main
 
 SAID = "dirprune: interrupted; the same command with --resume goes on\n"
@@ -125,16 +127,25 @@ def test_same_seed_same_result_and_resume_of_a_finished_run(
     assert (finished / "metrics.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
+@pytest.mark.parametrize(
+    ("number", "sign"),
+    [
+        (signal.SIGINT, "original"),  # training is over, SVI begins
+        (signal.SIGKILL, "original"),
+        # the null control begins
+        pytest.param(signal.SIGINT, "decision.json", marks=pytest.mark.slow),
+    ],
+    ids=["ctrl-c", "kill", "ctrl-c in the null control"],
+)
 def test_an_interrupted_run_resumes_to_the_same_result(
-    number: signal.Signals, finished: Path, tmp_path: Path
+    number: signal.Signals, sign: str, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     arguments = ["run", "--out", str(out), *QUICK]
     process = subprocess.Popen(
         [sys.executable, "-m", "dirprune", *arguments], stderr=subprocess.PIPE, text=True
     )
-    while not (out / "original").exists():  # training is over, SVI begins
+    while not (out / sign).exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
@@ -144,7 +155,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(
     assert command(*arguments).returncode == 2  # neither --resume nor --overwrite
     again = command(*arguments, "--resume")
     assert again.returncode == 0, again.stderr
-    for key in ("accuracy", "sites"):
+    for key in ("accuracy", "sites", "diagnostics"):
         assert metrics_of(out)[key] == metrics_of(finished)[key]
     ours, theirs = (
         load_file(folder / "pruned" / "network.safetensors") for folder in (out, finished)
@@ -187,13 +198,33 @@ def test_resume_with_other_settings_is_refused(
     assert "--seed was 0, now 1" in capsys.readouterr().err
 
 
+def test_every_diagnostic_is_in_the_metrics(finished: Path) -> None:
+    found = metrics_of(finished)["diagnostics"]
+    assert set(found) == {
+        "elpd", "reliability", "svi_convergence", "restart_agreement", "importance",
+        "power_scaling", "overlap", "loo", "null_control",
+    }  # fmt: skip
+    assert all(f["threshold"] and f["source"] and f["text"] for f in found.values())
+    assert found["null_control"]["good"] is True
+    assert set(found["null_control"]["value"]["tau"]) == {"conv1", "conv2", "fc1"}
+    assert found["elpd"]["value"]["elpd"] > found["elpd"]["value"]["chance"]
+    assert found["elpd"]["value"]["images"] == found["reliability"]["value"]["images"] == 126
+    # from the files alone, again
+    tree = load_tree(finished / "posterior.nc")
+    history = json.loads((finished / "history.json").read_text())
+    again = {**diagnose(tree, history), "null_control": found["null_control"]}
+    assert json.loads(json.dumps(again)) == found
+
+
 def test_weights_of_one_run_serve_another(finished: Path, tmp_path: Path) -> None:
     weights = finished / "original" / "network.safetensors"
     out = tmp_path / "out"
-    options = ["--weights", str(weights), "--budget", "keep=0.25", "--evidence", "concentration"]
+    options = ["--weights", str(weights), "--budget", "keep=0.25", "--evidence", "concentration",
+               "--no-null-control"]  # fmt: skip
     assert main(["run", "--out", str(out), *options, *QUICK[2:]]) == 0
     metrics = metrics_of(out)
     assert metrics["accuracy"]["original"] == metrics_of(finished)["accuracy"]["original"]
+    assert "null_control" not in metrics["diagnostics"]
     assert sum(site["kept"] for site in metrics["sites"]) == 28  # a quarter of 112
 
 

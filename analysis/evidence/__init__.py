@@ -6,11 +6,13 @@ A criterion is a function ``(model, source, loader) -> mapping site name -> Scor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 import xarray as xr
+from pyro.infer.autoguide import AutoGuide, AutoGuideList
 
+from ...guides import AutoDirichlet
 from ...inference.fit import Fit
 from ...inference.loop import Loader
 from ...model.errors import DirpruneError, unknown_name
@@ -68,6 +70,12 @@ def _concentration(
         found = concentrations(source)
     elif isinstance(source, Fit):
         found = fit_concentrations(source)
+        if not found:
+            name = source.settings.get("guide", "this guide")
+            raise DirpruneError(
+                f"{name!r} has no concentrations: evidence 'concentration' needs the guide "
+                "'dirichlet'; 'removal-cost' works with any"
+            )
     else:
         raise DirpruneError("evidence 'concentration' needs a posterior: a Fit or a DataTree")
     return {
@@ -99,17 +107,20 @@ def _removal_cost(
 
 
 def fit_concentrations(fit: Fit) -> dict[str, torch.Tensor]:
-    """The concentrations of a fit's guides, site -> [restarts, K].
+    """The concentrations of a fit's guides, site -> [restarts, K]; empty where no guide has any."""
+    chains = [_concentrations_of(guide) for guide in fit.guides]
+    sites = list(chains[0]) if chains else []
+    return {site: torch.stack([c[site].double().cpu() for c in chains]) for site in sites}
 
-    Raises:
-        DirpruneError: a guide has none.
-    """
-    chains: list[Mapping[str, torch.Tensor]] = []
-    for guide in fit.guides:
-        if not hasattr(guide, "concentration"):
-            raise DirpruneError(f"{type(guide).__name__} has no concentrations")
-        chains.append(guide.concentration())
-    return {site: torch.stack([c[site].double().cpu() for c in chains]) for site in chains[0]}
+
+def _concentrations_of(guide: AutoGuide) -> dict[str, torch.Tensor]:
+    """Those of a Dirichlet guide, or of all Dirichlet parts of a list of guides."""
+    parts = list(guide) if isinstance(guide, AutoGuideList) else [guide]
+    found: dict[str, torch.Tensor] = {}
+    for part in parts:
+        if isinstance(part, AutoDirichlet):
+            found |= part.concentration()
+    return found
 
 
 CRITERIA: dict[str, Criterion] = {

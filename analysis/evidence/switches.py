@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -21,19 +21,39 @@ from ...model.switched import SwitchedNetwork
 
 @dataclass(frozen=True)
 class Draws:
-    """Posterior draws: ``switches`` site -> [chain, draw, K], ``log_q`` [chain, draw]; float64."""
+    """Posterior draws, float64.
+
+    Attributes:
+        switches: site -> [chain, draw, K].
+        hyper: parameter of a prior -> [chain, draw, ...]; empty where priors are fixed.
+        log_q: the guide's density [chain, draw]; None for NUTS, which has no guide.
+    """
 
     switches: dict[str, Tensor]
-    log_q: Tensor
+    hyper: dict[str, Tensor] = field(default_factory=dict)
+    log_q: Tensor | None = None
+
+    @property
+    def latent(self) -> dict[str, Tensor]:
+        """Switches and parameters of priors together."""
+        return self.switches | self.hyper
 
 
 def draw_switches(model: SwitchedNetwork, fit: Fit, draws: int, seed: int = 0) -> Draws:
     """Draws from every guide of a fit; each restart is a chain.
 
     The guide's own sample statements are run ``draws`` times in one call, under a plate, so that
-    any guide's density is the sum of what its statements report.
+    any guide's density is the sum of what its statements report. Of NUTS, whose draws are there
+    already, evenly spaced ones are taken.
+
+    Raises:
+        DirpruneError: the fit is empty, or is of another model.
     """
-    switches: dict[str, list[Tensor]] = {name: [] for name in model.sites}
+    if fit.draws:
+        return _thinned(model, fit.draws, draws)
+    if not fit.guides:
+        raise DirpruneError("the Fit holds no guide: there is nothing to draw from")
+    latent: dict[str, list[Tensor]] = {name: [] for name in (*model.sites, *model.hyper_sites)}
     log_q = []
     with torch.random.fork_rng(_devices(model)), torch.no_grad():
         for restart, guide in enumerate(fit.guides):
@@ -41,11 +61,46 @@ def draw_switches(model: SwitchedNetwork, fit: Fit, draws: int, seed: int = 0) -
             with pyro.get_param_store().scope(), pyro.plate("_draws", draws, dim=-1):
                 trace = poutine.trace(guide).get_trace(model.example)
             log_q.append(density(trace, draws))
-            for name, site in model.sites.items():
+            for name in latent:
+                if name not in trace.nodes:
+                    raise DirpruneError(
+                        f"{type(guide).__name__} does not sample the site {name!r}: it was fitted "
+                        "to another model, or is only a part of a guide"
+                    )
                 value = trace.nodes[name]["value"]
                 assert value is not None  # a sample statement has run
-                switches[name].append(value.reshape(draws, site.size).double().cpu())
-    return Draws({name: torch.stack(parts) for name, parts in switches.items()}, torch.stack(log_q))
+                latent[name].append(value.double().cpu())
+    chains = {name: torch.stack(parts) for name, parts in latent.items()}
+    return _sorted(model, chains, torch.stack(log_q))
+
+
+def _thinned(model: SwitchedNetwork, chains: list[dict[str, Tensor]], draws: int) -> Draws:
+    """So many of the draws, evenly spaced; all of them if there are not more."""
+    number = min(len(value) for chain in chains for value in chain.values())
+    index = _spaced(number, draws)
+    names = (*model.sites, *model.hyper_sites)
+    missing = [name for name in names if name not in chains[0]]
+    if missing:
+        raise DirpruneError(f"the draws are of another model: they lack {', '.join(missing)}")
+    latent = {name: torch.stack([c[name][index].double() for c in chains]) for name in names}
+    return _sorted(model, latent, None)
+
+
+def chosen_stats(fit: Fit, draws: int) -> dict[str, Tensor]:
+    """What the sampler says of the draws that :func:`draw_switches` takes, name -> [chain, draw]."""
+    return {
+        name: torch.stack([chain[name][_spaced(len(chain[name]), draws)] for chain in fit.stats])
+        for name in fit.stats[0]
+    }
+
+
+def _spaced(number: int, draws: int) -> Tensor:
+    return torch.linspace(0, number - 1, min(draws, number)).round().long()
+
+
+def _sorted(model: SwitchedNetwork, latent: dict[str, Tensor], log_q: Tensor | None) -> Draws:
+    switches = {name: latent[name] for name in model.sites}
+    return Draws(switches, {name: latent[name] for name in model.hyper_sites}, log_q)
 
 
 def each_restart[T](
@@ -68,7 +123,7 @@ def each_restart[T](
 
     results = []
     try:
-        for restart in range(len(fit.guides)):
+        for restart in range(len(fit.guides) or len(fit.draws)):
             if fit.learned:
                 put(fit.learned[restart])
             results.append(function({site: s[restart] for site, s in switches.items()}))
@@ -87,22 +142,27 @@ def density(trace: Any, draws: int) -> Tensor:
     return total
 
 
-def log_prior(model: SwitchedNetwork, switches: Mapping[str, Tensor]) -> Tensor:
-    """log p(s) of draws [S, K] under the model's prior: [S]."""
-    number = len(next(iter(switches.values())))
-    data = {name: value.to(model.device) for name, value in switches.items()}
+def log_prior(model: SwitchedNetwork, latent: Mapping[str, Tensor]) -> Tensor:
+    """log p of draws [S, ...] of all latent sites, parameters of priors too: [S]."""
+    number = len(next(iter(latent.values())))
+    data = {name: value.to(model.device) for name, value in latent.items()}
     conditioned = poutine.condition(model.sample_switches, data=data)
     with torch.no_grad(), pyro.plate("_draws", number, dim=-1):
         return density(poutine.trace(conditioned).get_trace(), number)
 
 
 def prior_draws(model: SwitchedNetwork, draws: int, seed: int = 0) -> dict[str, Tensor]:
-    """Draws from the prior: site -> [draws, K], float64."""
+    """Draws from the prior: site, or parameter of a prior -> [draws, ...], float64."""
     with torch.random.fork_rng(_devices(model)), torch.no_grad():
         torch.manual_seed(seed_of([seed, 1]))
         with pyro.plate("_draws", draws, dim=-1):
-            values = model.sample_switches()
-    return {name: value.double().cpu() for name, value in values.items()}
+            trace = poutine.trace(model.sample_switches).get_trace()
+    drawn = {}
+    for name in (*model.sites, *model.hyper_sites):
+        value = trace.nodes[name]["value"]
+        assert value is not None  # a sample statement has run
+        drawn[name] = value.double().cpu()
+    return drawn
 
 
 def log_likelihood(

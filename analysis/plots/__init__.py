@@ -10,6 +10,7 @@ from .overview import inclusion_figure, widths_figure
 from .ranks import rank_figure
 from .style import save_figure
 from .switches import switch_figure
+from .trust import rank_plot_figure, reliability_figure, sensitivity_figure
 from .views import SiteView, share_of_macs, site_views, spread_out
 
 __all__ = [
@@ -19,7 +20,10 @@ __all__ = [
     "evidence_figure",
     "inclusion_figure",
     "rank_figure",
+    "rank_plot_figure",
+    "reliability_figure",
     "save_figure",
+    "sensitivity_figure",
     "share_of_macs",
     "site_views",
     "spread_out",

@@ -15,10 +15,15 @@ UNCERTAIN, PER_SITE = 20, 8  # rows of the table of the least certain decisions
 BUDGETS = {"macs": "multiply-adds", "params": "parameters", "latency": "latency", "keep": "units"}
 DIAGNOSTICS = {
     "elpd": "Expected log predictive density",
+    "reliability": "Reliability of predicted probabilities",
+    "null_control": "Null control: permuted labels",
     "svi_convergence": "Convergence of SVI",
     "restart_agreement": "Agreement of restarts",
+    "sampler": "Convergence of NUTS",
     "importance": "Importance weights (k-hat)",
+    "power_scaling": "Sensitivity to prior and likelihood",
     "overlap": "Overlap of prior and posterior",
+    "loo": "Leave-one-out (in-sample)",
 }
 
 
@@ -241,15 +246,15 @@ def _wrong_side(views: dict[str, SiteView]) -> int:
 
 def _diagnostics(found: dict[str, Any]) -> list[dict[str, str]]:
     rows = []
-    for name, item in found.items():
+    known = [name for name in DIAGNOSTICS if name in found]
+    for name in [*known, *(name for name in found if name not in DIAGNOSTICS)]:
+        item = found[name]
         entry = item if isinstance(item, dict) else {"text": _text(item)}
         good: Any = entry.get("good")
         rows.append(
             {
                 "name": DIAGNOSTICS.get(name, name.replace("_", " ")),
-                "verdict": {True: "good", False: "look here", None: "for information"}.get(
-                    good, ""
-                ),
+                "verdict": _verdict(entry),
                 "class": {True: "good", False: "bad"}.get(good, ""),
                 "text": str(entry.get("text", "")),
                 "threshold": str(entry.get("threshold") or ""),
@@ -257,6 +262,13 @@ def _diagnostics(found: dict[str, Any]) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def _verdict(entry: dict[str, Any]) -> str:
+    if "value" in entry and entry["value"] is None:
+        return "not computed"
+    good: Any = entry.get("good")
+    return {True: "good", False: "look here"}.get(good, "for information")
 
 
 def _ranges(units: list[int]) -> str:

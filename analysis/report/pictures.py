@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ...model.errors import DirpruneError
+from ..diagnostics.findings import from_sampler, spread_draws
+from ..diagnostics.reliability import calibration, predictions
+from ..diagnostics.restarts import rhats
+from ..diagnostics.sensitivity import THRESHOLD, sensitivities
 from ..plots import (
     comparison_figure,
     elbo_figure,
     evidence_figure,
     inclusion_figure,
     rank_figure,
+    rank_plot_figure,
+    reliability_figure,
     save_figure,
+    sensitivity_figure,
     share_of_macs,
     spread_out,
     switch_figure,
@@ -98,3 +107,34 @@ def _figures(run: Run) -> Iterator[tuple[str, str, str, Figure]]:
             "The losses of training and fine-tuning at every step",
             training_figure(training, finetuning),
         )
+    yield from _trust_figures(run, [view.name for view in some])
+
+
+def _trust_figures(run: Run, sites: list[str]) -> Iterator[tuple[str, str, str, Figure]]:
+    """Those of the diagnostics that can be computed; the table says why others cannot."""
+
+    def reliability() -> Figure:
+        names = {"posterior": "Posterior predictive", "network": "Trained network"}
+        found = {names[n]: calibration(p, t) for n, (p, t) in predictions(run.tree).items()}
+        return reliability_figure(
+            {n: (c.confidence, c.accuracy, c.resampled_accuracy) for n, c in found.items()}
+        )
+
+    def ranks() -> Figure:
+        if from_sampler(run.tree):
+            raise DirpruneError("the band is for independent draws, and those of NUTS are not")
+        draws = spread_draws(run.tree, "there are no ranks")
+        return rank_plot_figure(draws, rhats(run.tree, draws))
+
+    def sensitivity() -> Figure:
+        found = sensitivities(run.tree)
+        return sensitivity_figure(found, [s for s in sites if s in found["prior"]], THRESHOLD)
+
+    tasks: dict[str, tuple[str, Callable[[], Figure]]] = {
+        "reliability": ("Accuracy against confidence on validation images", reliability),
+        "restarts": ("Ranks of the draws of every restart, for three units", ranks),
+        "sensitivity": ("Power-scaling sensitivity of every unit", sensitivity),
+    }
+    for name, (alt, make) in tasks.items():
+        with suppress(DirpruneError):
+            yield name, name, alt, make()

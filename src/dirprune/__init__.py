@@ -11,10 +11,18 @@ if TYPE_CHECKING:
     from .analysis.decide import decide
     from .analysis.evidence import Scores, evidence
     from .analysis.posterior import posterior
-    from .guides import AutoDirichlet
+    from .analysis.prior_predictive import prior_predictive
+    from .guides import (
+        AutoDirichlet,
+        AutoGeneralizedDirichlet,
+        AutoLogisticNormal,
+        AutoLowRankLogisticNormal,
+        SwitchGuide,
+    )
     from .inference.data import load_data, loader
     from .inference.evaluate import evaluate
     from .inference.fit import Fit, fit
+    from .inference.sample import sample
     from .inference.training import finetune, train
     from .model.decision import Decision
     from .model.errors import DirpruneError
@@ -28,11 +36,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoDirichlet",
+    "AutoGeneralizedDirichlet",
+    "AutoLogisticNormal",
+    "AutoLowRankLogisticNormal",
     "Decision",
     "DirpruneError",
     "Fit",
     "Scores",
     "Site",
+    "SwitchGuide",
     "SwitchedNetwork",
     "__version__",
     "build_network",
@@ -47,7 +59,9 @@ __all__ = [
     "loader",
     "mask",
     "posterior",
+    "prior_predictive",
     "prune",
+    "sample",
     "save",
     "train",
 ]
@@ -56,11 +70,15 @@ __all__ = [
 # first two without running anything; a test compares them.
 _HOME = {
     "AutoDirichlet": "guides",
+    "AutoGeneralizedDirichlet": "guides",
+    "AutoLogisticNormal": "guides",
+    "AutoLowRankLogisticNormal": "guides",
     "Decision": "model.decision",
     "DirpruneError": "model.errors",
     "Fit": "inference.fit",
     "Scores": "analysis.evidence",
     "Site": "model.sites",
+    "SwitchGuide": "guides",
     "SwitchedNetwork": "model.switched",
     "build_network": "model.networks",
     "decide": "analysis.decide",
@@ -74,7 +92,9 @@ _HOME = {
     "loader": "inference.data",
     "mask": "model.surgery",
     "posterior": "analysis.posterior",
+    "prior_predictive": "analysis.prior_predictive",
     "prune": "model.surgery",
+    "sample": "inference.sample",
     "save": "model.storage",
     "train": "inference.training",
 }

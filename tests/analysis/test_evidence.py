@@ -212,7 +212,7 @@ def test_what_is_missing_is_named(case: Case) -> None:
     with pytest.raises(DirpruneError, match="has no group 'concentration'"):
         evidence("concentration", None, empty)
     normal = fit(case.model, AutoNormal, case.loader)
-    with pytest.raises(DirpruneError, match="AutoNormal has no concentrations"):
+    with pytest.raises(DirpruneError, match="'AutoNormal' has no concentrations"):
         evidence("concentration", case.model, normal)
 
 

@@ -39,8 +39,8 @@ Case = Any  # of conftest.py
 def test_groups_variables_dimensions_and_coordinates(case: Case) -> None:
     tree, draws, chains = case.tree, 400, 2
     assert set(tree.children) == {
-        "posterior", "prior", "sample_stats", "log_likelihood", "observed_data", "concentration",
-        "evidence", "cost_table",
+        "posterior", "prior", "log_prior", "sample_stats", "log_likelihood", "observed_data",
+        "concentration", "evidence", "cost_table",
     }  # fmt: skip
     for group, sizes in {
         "posterior": {"chain": chains, "draw": draws},
@@ -58,6 +58,7 @@ def test_groups_variables_dimensions_and_coordinates(case: Case) -> None:
     for name, dims in {
         ("sample_stats", "lp"): (chains, draws),
         ("sample_stats", "log_q"): (chains, draws),
+        ("log_prior", "switches"): (chains, draws),
         ("log_likelihood", "targets"): (chains, draws, 50),
         ("observed_data", "targets"): (50,),
     }.items():

@@ -16,7 +16,7 @@ import xarray as xr
 from dirprune.analysis.diagnostics import diagnose
 from dirprune.analysis.report import write_report
 from dirprune.analysis.report.contents import _ranges
-from dirprune.analysis.tree import save_tree, site_dataset
+from dirprune.analysis.tree import load_tree, save_tree, site_dataset
 from dirprune.model.cost import CostTable, Term
 from dirprune.model.decision import Decision
 from dirprune.model.errors import DirpruneError
@@ -39,7 +39,10 @@ def make_run(folder, sizes, *, probability=True, evidence="removal-cost", **chan
         start += k
         terms.append(Term(100, 0, rows, 3, 0 * rows))
     table = CostTable(sizes, (0, terms), (0, terms))
-    stats = np.random.default_rng(0).normal(size=(2, 30))
+    rng = np.random.default_rng(0)
+    stats, sample = rng.normal(size=(2, 30)), ("chain", "draw")
+    p = rng.dirichlet(np.ones(3), size=40)
+    predicted = dict.fromkeys(("probabilities", "network_probabilities"), (("image", "class"), p))
     tree = xr.DataTree.from_dict(
         {
             "posterior": site_dataset(switches, ("chain", "draw")),
@@ -48,12 +51,20 @@ def make_run(folder, sizes, *, probability=True, evidence="removal-cost", **chan
             "evidence": site_dataset(
                 {n: s * torch.rand(s.shape[-1]) for n, s in switches.items()}, ("chain", "draw")
             ),
-            "sample_stats": xr.Dataset(
-                {"lp": (("chain", "draw"), stats), "log_q": (("chain", "draw"), 0 * stats)}
+            "sample_stats": xr.Dataset({"lp": (sample, stats), "log_q": (sample, 0 * stats)}),
+            "log_prior": xr.Dataset({"switches": (sample, stats)}),
+            "log_likelihood": xr.Dataset({"targets": ((*sample, "image"), stats[..., None])}),
+            "validation": xr.Dataset(
+                {
+                    "log_likelihood": ((*sample, "image"), rng.normal(size=(2, 30, 40))),
+                    "targets": ("image", np.arange(40) % 3),
+                    **predicted,
+                }
             ),
             "cost_table": xr.Dataset({"json": json.dumps(table.to_dict())}),
         }
     )
+    tree.attrs = {"temperature": 0.01, "num_data": 100}
     kept = {n: torch.arange(max(1, k // 2)) for n, k in sizes.items()}
     chance = {n: torch.linspace(0.9, 0.05, k) for n, k in sizes.items()}
     decision = Decision(kept, chance if probability else {}, {"budget": {"macs": 0.5}})
@@ -136,7 +147,9 @@ def test_it_says_all_that_a_reader_needs(run):
         f'dirprune.load("{folder / "pruned"}")',
         f'torch.export.load("{folder / "pruned.pt2"}").module()',
         'decide(tree, evidence("removal-cost", None, tree), macs=0.3)',
-        "joint k-hat", "R-hat", "overlap by", "no log likelihood", "k-hat < 0.7 (Vehtari",
+        "joint k-hat", "R-hat", "overlap by", "log predictive density is", "k-hat < 0.7, or",
+        "leave-one-out needs temperature 1", "(Vehtari et al. 2024, JMLR", "mean confidence",
+        "Do the restarts draw the same", "Sensitivity to prior and likelihood",
         "55,000 train",
     ):  # fmt: skip
         assert expected in words, expected
@@ -172,6 +185,7 @@ def test_pictures_are_files_too_and_all_are_shown(run):
     assert names == {
         "comparison.png", "widths.png", "inclusion.png", "switches-00.png", "switches-01.png",
         "evidence.png", "ranks.png", "elbo.png", "training.png",
+        "reliability.png", "restarts.png", "sensitivity.png",
     }  # fmt: skip
     page = Parser(text)
     assert page.tags.count("img") == len(names)
@@ -294,3 +308,29 @@ def test_metrics_that_do_not_fit_are_refused(tmp_path, changes):
 
 def test_ranges():
     assert _ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
+
+
+def test_diagnostics_stand_in_one_order_with_their_verdicts(run):
+    _, text = run
+    words = visible(text[text.index('<section id="diagnostics">') :])
+    names = [
+        "Expected log predictive density for information", "Reliability of predicted probabilities",
+        "Convergence of SVI", "Agreement of restarts", "Importance weights (k-hat)",
+        "Sensitivity to prior and likelihood", "Overlap of prior and posterior",
+        "Leave-one-out (in-sample) not computed",
+    ]  # fmt: skip
+    places = [words.index(name) for name in names]
+    assert places == sorted(places)
+
+
+def test_one_restart_and_nothing_held_out_have_no_such_pictures(tmp_path):
+    folder = make_run(tmp_path, {"conv1": 4})
+    tree = (
+        load_tree(folder / "posterior.nc").isel(chain=[0]).drop_nodes(["validation", "log_prior"])
+    )
+    (folder / "posterior.nc").unlink()
+    save_tree(tree, folder / "posterior.nc")
+    words = visible(write_report(folder).read_text())
+    pictures = {p.name for p in (folder / "figures").iterdir()}
+    assert not {"reliability.png", "restarts.png", "sensitivity.png"} & pictures
+    assert "Do the restarts draw the same" not in words

@@ -289,4 +289,4 @@ def test_answers_before_the_first_call_are_refused(method: str) -> None:
 
 
 def test_name() -> None:
-    assert GUIDES["dirichlet"] is AutoDirichlet
+    assert GUIDES["dirichlet"].make is AutoDirichlet

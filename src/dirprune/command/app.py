@@ -7,7 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from .settings import Settings, parse_budget, parse_numbers
+from .settings import (
+    Settings,
+    parse_budget,
+    parse_numbers,
+    parse_options,
+)
 
 app = typer.Typer(
     help="Prune a trained network by Bayesian inference: learn which units its layers need, remove "
@@ -93,13 +98,17 @@ def run(
         str, typer.Option(help="What decides: removal-cost or concentration.")
     ] = "removal-cost",
     guide: Annotated[
-        str, typer.Option(help="Family of the posterior; 'dirprune info' lists them.")
+        str, typer.Option(help="Family of the posterior; 'dirprune info guides' lists them.")
     ] = "dirichlet",
+    guide_options: Annotated[
+        str | None, typer.Option(help="Options of that guide: rank=10,init_scale=0.1")
+    ] = None,
     prior: Annotated[
         str,
         typer.Option(
-            help="Dirichlet prior: symmetric:A (concentration A for every unit; also just A), or "
-            "alpha/K:A (A in total, whatever the width). A is 1 where it is left out."
+            help="Prior of the switches: symmetric:A (concentration A for every unit; also just "
+            "A), alpha/K:A, hierarchical:SHAPE:RATE, half-cauchy:SCALE, weight-norm:A or "
+            "bn-scale:A; 'dirprune info priors' lists them, 'dirprune prior' shows what they say."
         ),
     ] = "symmetric",
     temperature: Annotated[
@@ -119,6 +128,10 @@ def run(
         int, typer.Option(help="Independent SVI runs; they become ArviZ's chains.")
     ] = 2,
     particles: Annotated[int, typer.Option(help="Independent switches in each batch.")] = 8,
+    null_control: Annotated[
+        bool,
+        typer.Option(help="Learn once more from permuted labels, which must predict nothing."),
+    ] = True,
     include: Annotated[
         list[str] | None, typer.Option(help="Switch this layer only (may be repeated).")
     ] = None,
@@ -162,6 +175,7 @@ def run(
         std=parse_numbers("--std", std),
         train_epochs=train_epochs,
         guide=guide,
+        guide_options=parse_options(guide_options),
         prior=prior,
         temperature=temperature,
         scaling=scaling,
@@ -169,6 +183,7 @@ def run(
         restarts=restarts,
         particles=particles,
         evidence=evidence,
+        null_control=null_control,
         include=include or None,
         exclude=exclude or None,
         finetune_epochs=finetune_epochs,
@@ -190,7 +205,10 @@ def run(
 @app.command()
 def info(
     network: Annotated[
-        str | None, typer.Argument(help="A network's name; without, all names are listed.")
+        str | None,
+        typer.Argument(
+            help="A network's name, or 'guides' or 'priors'; without, all names are listed."
+        ),
     ] = None,
     size: Annotated[int, typer.Option(help="Pixels a side of the images.")] = 32,
     channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
@@ -198,10 +216,12 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A network's sites: units, producers, consumers, share of the cost, and what is left alone."""
-    from .info import describe, list_names
+    from .info import describe, list_guides, list_names, list_priors
 
     if network is None:
         typer.echo(list_names(as_json))
+    elif network in ("guides", "priors"):
+        typer.echo((list_guides if network == "guides" else list_priors)(as_json))
     else:
         typer.echo(describe(network, size, channels, classes, as_json))
 
@@ -221,6 +241,73 @@ def decide(
     from .decide import decide_again
 
     typer.echo(decide_again(run_folder, wanted, evidence, out))
+
+
+@app.command()
+def prior(
+    network: Annotated[
+        str, typer.Option(help="Network; 'dirprune info' lists them.", rich_help_panel=MODEL)
+    ] = "digits-cnn",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Trained weights: safetensors or a plain state dict. Without, units are counted, "
+            "and nothing is predicted.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Data set: digits, mnist, fashion-mnist, cifar10 or folder:PATH.",
+            rich_help_panel=DATA,
+        ),
+    ] = "digits",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where data sets are, or are downloaded to.")
+    ] = None,
+    download: Annotated[bool, typer.Option(help="Download a data set that is missing.")] = True,
+    size: Annotated[
+        int | None, typer.Option(help="Resize images to this many pixels a side.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean of the pixels, as the weights expect: 0.485,0.456,0.406"),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation of the pixels, likewise.")
+    ] = None,
+    priors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prior",
+            help="A prior, as in symmetric:0.3 or hierarchical:1:1 (may be repeated); 'dirprune "
+            "info priors' lists them. [default: symmetric]",
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Draws from each prior.")] = 200,
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for a picture, prior.png.")] = None,
+) -> None:
+    """What priors believe before data: units that hold 95 % of the mass, and predictions.
+
+    Predictions are on validation images; test images are not read.
+    """
+    settings = Settings(
+        network=network,
+        data=data,
+        weights=None if weights is None else str(weights),
+        data_root=None if data_root is None else str(data_root),
+        download=download,
+        size=size,
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
+        seed=seed,
+    )
+    from .prior import show_priors
+
+    typer.echo(show_priors(settings, priors or ["symmetric"], draws, out, as_json))
 
 
 @app.command()

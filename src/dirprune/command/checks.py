@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..analysis.evidence import CRITERIA
-from ..guides import GUIDES
+from ..guides import check_options as check_guide
 from ..model.errors import DirpruneError, unknown_name
 from ..model.priors import make_prior
 from ..model.writing import atomic_write
@@ -29,10 +29,14 @@ OUTPUTS = (
 
 def check_options(settings: Settings) -> None:
     """Refuse unknown names and bad numbers before anything takes time."""
-    if settings.guide not in GUIDES:
-        raise unknown_name("guide", settings.guide, GUIDES)
+    check_guide(settings.guide, settings.guide_options or {})
     if settings.evidence not in CRITERIA:
         raise unknown_name("evidence", settings.evidence, CRITERIA)
+    if settings.evidence == "concentration" and settings.guide != "dirichlet":
+        raise DirpruneError(
+            f"--evidence concentration needs --guide dirichlet: {settings.guide!r} has no "
+            "concentrations. removal-cost works with any guide"
+        )
     make_prior(settings.prior)
     for option in ("train_epochs", "svi_epochs", "restarts", "particles", "batch_size"):
         value = getattr(settings, option)

@@ -32,6 +32,39 @@ def list_names(as_json: bool) -> str:
     return "\n".join(f"{kind + ':':10} {', '.join(values)}" for kind, values in names.items())
 
 
+def list_guides(as_json: bool) -> str:
+    """The guides that have a name: what they are, their ELBO and their options."""
+    if as_json:
+        found = [
+            {"name": n, "summary": f.summary, "elbo": f.right_elbo, "options": f.options}
+            for n, f in GUIDES.items()
+        ]
+        return json.dumps(found, indent=1)
+    lines = []
+    for name, family in GUIDES.items():
+        options = ", ".join(f"{k}={v}" for k, v in family.options.items()) or "none"
+        lines += [
+            f"{name}: {family.summary}",
+            f"    {family.right_elbo}; --guide-options: {options}",
+        ]
+    return "\n".join(lines)
+
+
+def list_priors(as_json: bool) -> str:
+    """The priors that have a name, with their parameters and usual values."""
+    if as_json:
+        found = [
+            {"name": n, "summary": p.summary, "parameters": p.parameters} for n, p in PRIORS.items()
+        ]
+        return json.dumps(found, indent=1)
+    lines = []
+    for name, family in PRIORS.items():
+        form = ":".join([name, *map(str.upper, family.parameters)])
+        usual = ":".join([name, *(f"{value:g}" for value in family.parameters.values())])
+        lines += [f"{form}: {family.summary}", f"    default: {usual}"]
+    return "\n".join(lines)
+
+
 def describe(name: str, size: int, channels: int, classes: int, as_json: bool) -> str:
     """A network's sites as a table, or as JSON."""
     network = build_network(name, num_classes=classes, in_channels=channels, size=size)

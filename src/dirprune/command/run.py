@@ -13,30 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xarray as xr
 from torch import nn
 
 from ..analysis.decide import decide
 from ..analysis.diagnostics import diagnose
 from ..analysis.evidence import evidence
-from ..analysis.evidence.switches import (
-    draw_switches,
-    each_restart,
-    fixed_images,
-    log_likelihood,
-)
+from ..analysis.held_out import held_out
+from ..analysis.null_control import null_control
 from ..analysis.posterior import posterior
 from ..analysis.report import write_report
 from ..analysis.tree import load_tree, save_tree
+from ..guides import make_guide
 from ..inference.batchnorm import recalibrate
-from ..inference.data import ImageData, check_data, load_data, loader
 from ..inference.evaluate import Accuracy, evaluate
 from ..inference.fit import Fit, fit
 from ..inference.latency import measure_latency
 from ..inference.loop import seed_of
-from ..inference.training import finetune, train
+from ..inference.training import finetune
 from ..model.cost import count_macs, count_params
 from ..model.decision import Decision
-from ..model.networks import build_network, load_weights
+from ..model.networks import load_weights
 from ..model.priors import make_prior
 from ..model.storage import save
 from ..model.surgery import prune
@@ -52,13 +49,19 @@ from .checks import (
     tidy_after_refusal,
 )
 from .export import export_program
+from .parts import (
+    batches_of,
+    data_notes,
+    new_network,
+    read_data,
+    train_network,
+    usual_svi_epochs,
+)
 from .settings import Settings, recipe
 
-SVI_STEPS = 400
 # The default temperature makes the likelihood that of so many images: near the plain posterior for
 # a small data set, and wide enough to rank units for a large one.
 EFFECTIVE_IMAGES = 500
-ELPD_DRAWS, ELPD_IMAGES = 100, 500
 
 
 def run_job(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -97,7 +100,7 @@ class _Job:
         earlier = self._checkpoint("seconds")  # of the run that is resumed
         if earlier.exists():
             self.metrics["seconds"] = json.loads(earlier.read_text())
-        self.data = self._stage("data", self._load_data)
+        self.data = self._stage("data", lambda: read_data(s))
         self.metrics["images"] = {
             part: len(getattr(self.data, part)) for part in ("train", "validation", "test")
         }
@@ -107,6 +110,8 @@ class _Job:
         model = self._stage("graph", lambda: self._switched(network))
         fitted = self._stage("svi", lambda: self._fit(model))
         decision = self._stage("posterior", lambda: self._decide(model, fitted))
+        if s.null_control:
+            self._stage("null control", lambda: self._null_control(model))
         pruned = prune(model, decision)
         self._measure("pruned", pruned)
         pruned = self._stage("finetuning", lambda: self._finetune(pruned, network))
@@ -142,40 +147,21 @@ class _Job:
         self.metrics["settings"][option] = value
         return value
 
-    def _load_data(self) -> ImageData:
-        s = self.settings
-        data = load_data(
-            s.data, root=s.data_root, download=s.download, mean=s.mean, std=s.std, size=s.size,
-            seed=s.seed,
-        )  # fmt: skip
-        check_data(data, max_batches=4)
-        return data
-
     def _loader(self, part: str, *, shuffle: bool = False, augment: bool = False) -> Any:
-        return loader(
-            getattr(self.data, part), self.settings.batch_size, shuffle=shuffle,
-            augment=recipe(self.settings.data).augment if augment else None,
-        )  # fmt: skip
+        return batches_of(self.settings, self.data, part, shuffle=shuffle, augment=augment)
 
     def _trained_network(self) -> nn.Module:
-        s, data = self.settings, self.data
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed_of([s.seed, 0]))
-            network = build_network(
-                s.network, num_classes=data.num_classes, in_channels=data.in_channels,
-                size=data.size,
-            )  # fmt: skip
-        network.to(self.device)
+        s = self.settings
+        network = new_network(s, self.data).to(self.device)
         if s.weights is not None:
             load_weights(network, s.weights)
             self.history["training"] = []
         else:
             self._switched(network)  # what cannot be pruned is refused before it is trained
             epochs = self._used("train_epochs", recipe(s.data).train_epochs)
-            self.history["training"] = train(
-                network, self._loader("train", shuffle=True, augment=True), epochs=epochs,
-                seed=seed_of([s.seed, 1]), checkpoint=self._checkpoint("training"), resume=True,
-            )  # fmt: skip
+            self.history["training"] = train_network(
+                s, self.data, network, epochs, self._checkpoint("training")
+            )
         save(self.folder / "original", network, notes=self._notes())
         return network.eval()
 
@@ -187,7 +173,8 @@ class _Job:
             network, example, num_data=images, prior=make_prior(s.prior), temperature=temperature,
             scaling=s.scaling, include=s.include, exclude=s.exclude,
         ).to(self.device)  # fmt: skip
-        # An impossible budget is refused now, not after the posterior has been learned.
+        # What the guide refuses and an impossible budget are said now, before anything is learned.
+        make_guide(s.guide, model, s.guide_options)
         decide(model, {n: torch.ones(site.size) for n, site in model.sites.items()}, **s.budget)
         return model
 
@@ -196,8 +183,9 @@ class _Job:
         batches = self._loader("train", shuffle=True)
         fitted = fit(
             model, s.guide, batches,
-            epochs=self._used("svi_epochs", math.ceil(SVI_STEPS / len(batches))),
+            epochs=self._used("svi_epochs", usual_svi_epochs(len(batches))),
             restarts=s.restarts, particles=s.particles, seed=seed_of([s.seed, 2]),
+            guide_options=s.guide_options,
             checkpoint=self._checkpoint("svi"), resume=True,
         )  # fmt: skip
         self.history["svi"] = fitted.history
@@ -208,20 +196,27 @@ class _Job:
         batches = self._loader("train", shuffle=True)
         path = self.folder / "posterior.nc"
         if not path.exists():
-            save_tree(posterior(model, fitted, batches, seed=s.seed), path)
+            tree = posterior(model, fitted, batches, seed=s.seed)
+            predicted = held_out(model, fitted, self._loader("validation"), seed=s.seed)
+            tree["validation"] = xr.DataTree(predicted)
+            save_tree(tree, path)
         tree = load_tree(path)
-        switches = draw_switches(model, fitted, ELPD_DRAWS, s.seed).switches
-        held_out = fixed_images(model, self._loader("validation"), ELPD_IMAGES, s.seed)
-        likelihood = each_restart(
-            model, fitted, switches, lambda s: log_likelihood(model, s, *held_out)
-        )
-        self.metrics["diagnostics"] = diagnose(tree, self.history, torch.cat(likelihood))
+        self.metrics["diagnostics"] = diagnose(tree, self.history)
         decision = decide(model, evidence(s.evidence, model, tree, batches), **s.budget)
         decision = Decision(
             decision.kept, decision.probability, {**decision.settings, "evidence": s.evidence}
         )
         decision.save(self.folder / "decision.json")
         return decision
+
+    def _null_control(self, model: SwitchedNetwork) -> None:
+        s = self.settings
+        self.metrics["diagnostics"]["null_control"] = null_control(
+            model, s.guide, self._loader("train", shuffle=True), self._loader("validation"),
+            tree=load_tree(self.folder / "posterior.nc"), seed=seed_of([s.seed, 5]),
+            epochs=self.metrics["settings"]["svi_epochs"], particles=s.particles,
+            guide_options=s.guide_options, checkpoint=self._checkpoint("null"), resume=True,
+        )  # fmt: skip
 
     def _finetune(self, pruned: nn.Module, original: nn.Module) -> nn.Module:
         s = self.settings
@@ -306,11 +301,7 @@ class _Job:
         return self.folder / "checkpoints" / stage
 
     def _notes(self) -> dict[str, Any]:
-        data = self.data
-        return {
-            "data": data.name, "mean": list(data.mean), "std": list(data.std),
-            "size": data.size, "classes": list(data.class_names),
-        }  # fmt: skip
+        return data_notes(self.data)
 
     def _write(self) -> None:
         atomic_write(self.folder / METRICS, json.dumps(self.metrics, indent=1))

@@ -23,6 +23,7 @@ class Settings:
     std: list[float] | None = None
     train_epochs: int | None = None
     guide: str = "dirichlet"
+    guide_options: dict[str, float] | None = None
     prior: str = "symmetric"
     temperature: float | None = None
     scaling: str = "mean-one"
@@ -30,6 +31,7 @@ class Settings:
     restarts: int = 2
     particles: int = 4
     evidence: str = "removal-cost"
+    null_control: bool = True
     include: list[str] | None = None
     exclude: list[str] | None = None
     finetune_epochs: int | None = None
@@ -89,6 +91,28 @@ def parse_budget(text: str) -> dict[str, float]:
     return {name: share}
 
 
+def parse_options(text: str | None) -> dict[str, float] | None:
+    """``"rank=10,init_scale=0.1"`` as a mapping; whole numbers stay whole."""
+    from ..model.errors import DirpruneError
+
+    if text is None:
+        return None
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        name = name.strip().replace("-", "_")
+        try:
+            number = float(value)
+        except ValueError:
+            raise DirpruneError(
+                f"--guide-options {text!r}: expected NAME=NUMBER,..., as in rank=10,init_scale=0.1"
+            ) from None
+        if name in found:
+            raise DirpruneError(f"--guide-options {text!r}: {name} is given twice")
+        found[name] = int(number) if value.strip().lstrip("+-").isdigit() else number
+    return found
+
+
 def parse_numbers(option: str, text: str | None) -> list[float] | None:
     """``"0.5,0.5,0.5"`` as a list of numbers."""
     from ..model.errors import DirpruneError
@@ -100,4 +124,26 @@ def parse_numbers(option: str, text: str | None) -> list[float] | None:
     except ValueError:
         raise DirpruneError(
             f"{option} {text!r}: expected numbers separated by commas, as in 0.485,0.456,0.406"
+        ) from None
+
+
+def parse_names(option: str, text: str) -> list[str]:
+    """``"dirichlet, normal"`` as a list of names."""
+    from ..model.errors import DirpruneError
+
+    names = [part.strip() for part in text.split(",")]
+    if not all(names):
+        raise DirpruneError(f"{option} {text!r}: expected names separated by commas")
+    return names
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0,1,2"`` as a list of whole numbers."""
+    from ..model.errors import DirpruneError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise DirpruneError(
+            f"--seeds {text!r}: expected whole numbers separated by commas, as in 0,1,2"
         ) from None

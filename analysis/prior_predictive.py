@@ -1,0 +1,242 @@
+"""What a prior believes before data: how many units matter, and how well its networks predict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributions import Categorical
+
+from ..inference.fit import readable
+from ..inference.loop import Loader
+from ..model.errors import DirpruneError
+from ..model.switched import SwitchedNetwork
+from .evidence.switches import fixed_images, grid, prior_draws, take, usual_batch
+
+MASS = 0.95
+DRAWS, IMAGES = 200, 500
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A quantity over the draws: its mean, and its 5 % and 95 % quantiles."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, draws: NDArray[Any]) -> Spread:
+        # Quantiles that are draws: a number of units lies between no two whole numbers.
+        low, high = np.quantile(draws, [0.05, 0.95], method="inverted_cdf")
+        return cls(float(draws.mean()), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    r"""How the prior predicts n images that the network was not trained on.
+
+    Attributes:
+        images: n.
+        accuracies: per draw, in percent of the images; None where the likelihood is of no classes.
+        mixture: accuracy of :math:`\frac{1}{S} \sum_s p(c | x_i, s)`, in percent, or None.
+        network: accuracy of the network itself (gains of 1), in percent, or None.
+        log_density: :math:`\frac{1}{n} \sum_i \log \frac{1}{S} \sum_s p(y_i | x_i, s)`, in nats an
+            image.
+        log_density_error: its standard error, over the choice of images alone.
+        network_log_density: the same of the network itself.
+    """
+
+    images: int
+    accuracies: NDArray[np.float64] | None
+    mixture: float | None
+    network: float | None
+    log_density: float
+    log_density_error: float
+    network_log_density: float
+
+    @property
+    def accuracy(self) -> Spread | None:
+        """The accuracy of a draw."""
+        return None if self.accuracies is None else Spread.of(self.accuracies)
+
+
+@dataclass(frozen=True)
+class PriorPredictive:
+    """What :func:`prior_predictive` found.
+
+    Attributes:
+        prior: the prior, in its own words.
+        sizes: site -> K.
+        counts: site -> units with 95 % of the mass, for each draw.
+        held_out: predictions, where a loader was given.
+    """
+
+    prior: str
+    sizes: dict[str, int]
+    counts: dict[str, NDArray[np.int64]]
+    held_out: HeldOut | None
+
+    @property
+    def units(self) -> dict[str, Spread]:
+        """Site -> units with 95 % of the mass."""
+        return {site: Spread.of(count) for site, count in self.counts.items()}
+
+    @property
+    def uniform(self) -> dict[str, int]:
+        """The same under the uniform switch, the trained network: .95 K, rounded up."""
+        return {site: -(-19 * size // 20) for site, size in self.sizes.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summaries, for JSON."""
+        held_out: dict[str, Any] | None = None
+        if self.held_out is not None:
+            spread = self.held_out.accuracy
+            held_out = asdict(self.held_out)
+            held_out["accuracy"] = None if spread is None else asdict(spread)
+            del held_out["accuracies"]
+        return {
+            "prior": self.prior,
+            "draws": len(next(iter(self.counts.values()))),
+            "sites": [
+                {
+                    "name": site,
+                    "units": self.sizes[site],
+                    "units_with_mass": asdict(spread),
+                    "uniform": self.uniform[site],
+                }
+                for site, spread in self.units.items()
+            ],
+            "held_out": held_out,
+        }
+
+
+def prior_predictive(
+    model: SwitchedNetwork,
+    loader: Loader | None = None,
+    *,
+    draws: int = DRAWS,
+    images: int = IMAGES,
+    seed: int = 0,
+) -> PriorPredictive:
+    """Draw switches from the model's prior, and see what they make of the network.
+
+    The number of units with 95 % of the mass is the least number of a site's units whose switches
+    sum to at least .95. The uniform switch, which is the trained network, needs .95 K of them.
+
+    A prior under which most draws predict at chance says that the trained network is unlikely; the
+    likelihood then has to win against it, at a low temperature all the more.
+
+    Args:
+        model: the switched network, with the prior in question.
+        loader: held-out images, for the predictions; without, only the units are counted.
+        draws: S, from the prior.
+        images: at most so many images, the first ones of the loader under a fixed seed.
+        seed: of the draws and of the choice of images.
+
+    Raises:
+        DirpruneError: fewer than two draws or images asked for, or an empty loader.
+
+    Source: Andrew Gelman, Daniel Simpson, Michael Betancourt, "The prior can often only be
+    understood in the context of the likelihood", 2017, arXiv 1708.07487.
+    """
+    for name, value in (("draws", draws), ("images", images)):
+        if value < 2:
+            raise DirpruneError(f"{name}: expected at least 2, got {value}")
+    drawn = prior_draws(model, draws, seed)
+    switches = {site: drawn[site] for site in model.sites}
+    return PriorPredictive(
+        prior=readable(model.prior),
+        sizes={name: site.size for name, site in model.sites.items()},
+        counts={site: units_with_mass(s).numpy() for site, s in switches.items()},
+        held_out=None
+        if loader is None
+        else _held_out(model, switches, *fixed_images(model, loader, images, seed)),
+    )
+
+
+def units_with_mass(switches: Tensor, mass: float = MASS) -> Tensor:
+    """The least number of units whose switches sum to at least ``mass``: [S, K] -> [S].
+
+    >>> units_with_mass(torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.02, 0.98]])).tolist()
+    [3, 1]
+    """
+    largest_first = switches.sort(-1, descending=True).values.cumsum(-1)
+    # All units are enough, also where their sum is rounded.
+    return ((largest_first < mass).sum(-1) + 1).clamp(max=switches.shape[-1])
+
+
+def _held_out(
+    model: SwitchedNetwork, switches: Mapping[str, Tensor], inputs: Any, targets: Tensor
+) -> HeldOut:
+    here = {name: s.to(model.device) for name, s in switches.items()}
+    ones = {
+        name: torch.ones(1, site.size, dtype=model.body_dtype, device=model.device)
+        for name, site in model.sites.items()
+    }
+    number = len(next(iter(switches.values())))
+    prior = _predict(
+        model, inputs, targets, number,
+        lambda draw, x: model.outputs(x, {name: s[draw] for name, s in here.items()}),
+    )  # fmt: skip
+    own = _predict(model, inputs, targets, 1, lambda _, x: model.outputs_at_gains(x, ones))
+    each = prior.log_likelihood.logsumexp(0) - math.log(number)
+    return HeldOut(
+        images=len(targets),
+        accuracies=None if prior.right is None else 100 * prior.right.mean(1).numpy(),
+        mixture=prior.accuracy_of_the_mean(targets),
+        network=own.accuracy_of_the_mean(targets),
+        log_density=float(each.mean()),
+        log_density_error=float(each.std()) / math.sqrt(len(each)),
+        network_log_density=float(own.log_likelihood.mean()),
+    )
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """Log likelihoods [S, n]; of a classifier which draws are right, and mean probabilities."""
+
+    log_likelihood: Tensor
+    right: Tensor | None
+    probabilities: Tensor | None
+
+    def accuracy_of_the_mean(self, targets: Tensor) -> float | None:
+        if self.probabilities is None:
+            return None
+        return 100 * float((self.probabilities.argmax(1) == targets.cpu()).double().mean())
+
+
+def _predict(
+    model: SwitchedNetwork,
+    inputs: Any,
+    targets: Tensor,
+    number: int,
+    outputs: Callable[[Tensor, Any], Tensor],
+) -> _Predictions:
+    """``outputs(draws, inputs)`` of every draw on every example, in batches of the grid."""
+    count = len(targets)
+    log_likelihood = torch.empty(number * count, dtype=torch.float64)
+    right = torch.empty(number * count, dtype=torch.float64)
+    total: Tensor | None = None
+    with torch.no_grad():
+        for rows in grid(number, count, usual_batch(inputs), "prior predictive"):
+            draw, example = rows // count, (rows % count).to(model.device)
+            found = model.likelihood(outputs(draw.to(model.device), take(inputs, example)))
+            log_likelihood[rows] = found.log_prob(targets[example]).double().cpu()
+            if isinstance(found, Categorical) and len(found.batch_shape) == 1:
+                each = found.probs.double().cpu()
+                right[rows] = (each.argmax(1) == targets[example].cpu()).double()
+                if total is None:
+                    total = torch.zeros(count, each.shape[1], dtype=torch.float64)
+                total.index_add_(0, example.cpu(), each)
+    return _Predictions(
+        log_likelihood.view(number, count),
+        None if total is None else right.view(number, count),
+        None if total is None else total / number,
+    )

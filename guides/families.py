@@ -1,0 +1,125 @@
+"""Guides by name: the registry, and how a name and options become a guide of a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide, AutoGuideList
+
+from ..model.errors import DirpruneError, unknown_name
+from . import pyro_guides
+from .base import SwitchGuide, latent_part
+from .dirichlet import AutoDirichlet
+from .generalized_dirichlet import AutoGeneralizedDirichlet
+from .log_normal import AutoLogNormal
+from .logistic_normal import AutoLogisticNormal
+from .low_rank import AutoLowRankLogisticNormal
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of guide.
+
+    Attributes:
+        make: a class or function (model, **options) -> guide.
+        summary: what it is, in a line.
+        right_elbo: the name of the ELBO that is right for it.
+        lr: Adam's first step size that suits it.
+    """
+
+    make: Callable[..., AutoGuide]
+    summary: str
+    right_elbo: str
+    lr: float = 0.05
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """The options that ``make`` takes, with their defaults."""
+        return {
+            p.name: p.default
+            for p in inspect.signature(self.make).parameters.values()
+            if p.kind is p.KEYWORD_ONLY and p.name not in ("create_plates", "prototype_args")
+        }
+
+
+GUIDES: dict[str, Family] = {
+    "dirichlet": Family(AutoDirichlet, "independent Dirichlets, one a site", "TraceMeanField_ELBO"),
+    "generalized-dirichlet": Family(
+        AutoGeneralizedDirichlet,
+        "independent generalized Dirichlets (Connor-Mosimann), one a site",
+        "TraceMeanField_ELBO",
+        lr=0.1,  # at .05 its ELBO on the digits is 6 nats short after 400 steps
+    ),
+    "logistic-normal": Family(
+        AutoLogisticNormal, "independent logistic normals, one a site", "TraceMeanField_ELBO"
+    ),
+    "low-rank-logistic-normal": Family(
+        AutoLowRankLogisticNormal,
+        "one logistic normal over all sites: units of two layers may trade off",
+        "TraceMeanField_ELBO",
+    ),
+    "delta": Family(pyro_guides.delta, "Pyro's AutoDelta: the mode alone", "Trace_ELBO"),
+    "normal": Family(
+        pyro_guides.normal, "Pyro's AutoNormal: independent normals, stick breaking", "Trace_ELBO"
+    ),
+    "low-rank-normal": Family(
+        pyro_guides.low_rank_normal,
+        "Pyro's AutoLowRankMultivariateNormal: one normal over all sites, stick breaking",
+        "Trace_ELBO",
+    ),
+    "iaf-normal": Family(
+        pyro_guides.iaf_normal,
+        "Pyro's AutoIAFNormal: an inverse autoregressive flow over all sites, stick breaking",
+        "Trace_ELBO",
+        lr=0.005,  # at .05 its loss runs away within ten steps, at .02 it ends far off
+    ),
+}
+
+
+def make_guide(name: str, model: Any, options: Mapping[str, Any] | None = None) -> AutoGuide:
+    """The guide of that name for a model.
+
+    Pyro's guides take every latent site. Ours take sites on the simplex: where the prior has
+    parameters of its own (``model.hyper_sites``), those get an :class:`AutoLogNormal` beside it in
+    an ``AutoGuideList``.
+
+    Raises:
+        DirpruneError: an unknown name, an option of another guide, or a value that it refuses.
+    """
+    options = dict(options or {})
+    check_options(name, options)
+    family = GUIDES[name]
+    hyper = list(getattr(model, "hyper_sites", ()))
+    try:
+        if not hyper or not (
+            isinstance(family.make, type) and issubclass(family.make, SwitchGuide)
+        ):
+            return family.make(model, **options)
+        latent = latent_part(model)
+        guide = AutoGuideList(latent)
+        for part in (
+            family.make(poutine.block(latent, hide=hyper), **options, prototype_args=()),
+            AutoLogNormal(poutine.block(latent, expose=hyper), prototype_args=()),
+        ):
+            guide.append(part)
+        return guide
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DirpruneError(f"guide {name!r}: {error}") from error
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse an unknown guide, and options that it does not have."""
+    if name not in GUIDES:
+        raise unknown_name("guide", name, GUIDES)
+    known = GUIDES[name].options
+    for option in options:
+        if option not in known:
+            others = [n for n, f in GUIDES.items() if option in f.options]
+            of = f"; it is an option of {', '.join(others)}" if others else ""
+            has = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
+            raise DirpruneError(f"guide {name!r} has no option {option!r}{of}. It has: {has}")

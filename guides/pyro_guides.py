@@ -1,0 +1,88 @@
+"""Pyro's own guides on the same model, by name.
+
+They work in unconstrained space and bring each value to the simplex by stick breaking. All start at
+the centre of the simplex, the trained network, and not at draws from the prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoGuide,
+    AutoIAFNormal,
+    AutoLowRankMultivariateNormal,
+    AutoNormal,
+    init_to_feasible,
+)
+
+from .base import latent_part
+from .dirichlet import check_positive
+
+Model = Callable[..., Any]
+
+
+def delta(model: Model) -> AutoGuide:
+    """Pyro's AutoDelta: the mode of the density on the simplex, a point without uncertainty."""
+    return _ready(model, AutoDelta(latent_part(model), init_loc_fn=init_to_feasible))
+
+
+def normal(model: Model, *, init_scale: float = 0.1) -> AutoGuide:
+    """Pyro's AutoNormal: independent normals in stick-breaking coordinates."""
+    check_positive("init_scale", init_scale)
+    guide = AutoNormal(latent_part(model), init_loc_fn=init_to_feasible, init_scale=init_scale)
+    return _ready(model, guide)
+
+
+def low_rank_normal(model: Model, *, rank: int | None = None, init_scale: float = 0.1) -> AutoGuide:
+    """Pyro's AutoLowRankMultivariateNormal: one normal over all stick-breaking coordinates.
+
+    ``rank`` None takes the square root of their number.
+    """
+    check_positive("init_scale", init_scale)
+    check_count("rank", rank)
+    guide = AutoLowRankMultivariateNormal(
+        latent_part(model), init_loc_fn=init_to_feasible, init_scale=init_scale, rank=rank
+    )
+    return _ready(model, guide)
+
+
+def iaf_normal(
+    model: Model, *, num_transforms: int = 1, hidden_dim: int | None = None
+) -> AutoGuide:
+    """Pyro's AutoIAFNormal: inverse autoregressive flows over all stick-breaking coordinates.
+
+    ``hidden_dim`` is at least the number of these coordinates; None takes Pyro's choice, three
+    times and one more.
+    """
+    check_count("num_transforms", num_transforms)
+    check_count("hidden_dim", hidden_dim)
+    hidden = None if hidden_dim is None else [hidden_dim]
+    return _ready(
+        model, AutoIAFNormal(latent_part(model), hidden_dim=hidden, num_transforms=num_transforms)
+    )
+
+
+def check_count(name: str, value: int | None) -> None:
+    """A size that must be a whole number of at least 1, or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"Expected {name} to be a whole number of at least 1, but got {value!r}")
+
+
+def _ready(model: Model, guide: AutoGuide) -> AutoGuide:
+    """Make the parameters now, so that optimisers see them, in the precision of the switches."""
+    if hasattr(model, "sample_switches"):
+        with (
+            pyro.get_param_store().scope(),
+            poutine.block(),
+            torch.no_grad(),
+            torch.random.fork_rng([]),
+        ):
+            guide()
+            guide.double()  # flows are made in float32
+    return guide

@@ -1,0 +1,72 @@
+"""The ELBO of a guide that is learned already, by fresh draws."""
+
+from __future__ import annotations
+
+import math
+
+import pyro
+import torch
+from pyro.infer.autoguide import AutoGuide
+
+from ..guides import elbo_for
+from ..model.errors import DirpruneError
+from ..model.switched import SwitchedNetwork
+from .loop import Loader, move_batch, seed_generators
+from .particles import Particles
+
+
+def estimate_elbo(
+    model: SwitchedNetwork,
+    guide: AutoGuide,
+    loader: Loader,
+    *,
+    passes: int = 1,
+    particles: int = 4,
+    seed: int = 0,
+) -> tuple[float, float]:
+    r"""The ELBO, with fresh draws for every batch, and its standard error, in nats.
+
+    .. math:: \tau \frac{N}{B} \sum_{i \in batch} E_q[\log p(y_i | x_i, s)] - KL(q || p)
+
+    averaged over batches, each weighted by its size. ELBOs compare between guides and priors at one
+    temperature; only at temperature 1 do they bound the evidence. The standard error takes batches
+    for independent, which overstates it where they are drawn without replacement, and needs two.
+
+    Args:
+        model: the switched network.
+        guide: one guide; it is not changed.
+        loader: batches of (inputs, targets) of the training set.
+        passes: how often to go through the loader.
+        particles: P, independent switches in a batch.
+        seed: of the draws and the loader's order.
+
+    Returns:
+        The estimate and its standard error (NaN for a single batch).
+
+    Raises:
+        DirpruneError: the loader is empty.
+    """
+    loss, values, sizes = elbo_for(guide), [], []
+    with (
+        torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),
+        pyro.get_param_store().scope(),
+        pyro.validation_enabled(False),
+        torch.no_grad(),
+    ):
+        for number in range(passes):
+            seed_generators(loader, [seed, number])
+            for batch in loader:
+                inputs, targets = move_batch(batch, model.device)
+                with Particles(particles):
+                    values.append(-loss.loss(model, guide, inputs, targets))
+                sizes.append(len(targets))
+    if not values:
+        raise DirpruneError("the loader is empty, expected batches of (inputs, targets)")
+    value, size = torch.tensor(values, dtype=torch.float64), torch.tensor(sizes).double()
+    weight = size / size.sum()
+    mean = float(weight @ value)
+    if len(values) < 2:
+        return mean, math.nan
+    n = len(values)
+    variance = float((weight.square() * (value - mean).square()).sum()) * n / (n - 1)
+    return mean, math.sqrt(variance)
