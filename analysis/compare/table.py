@@ -1,0 +1,195 @@
+"""The table of a grid: a row per guide, prior and temperature, over seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...model.errors import DirpruneError
+from .agreement import kept_agreement, rank_agreement
+from .cell import CellResult
+from .paired import paired_difference
+
+Row = dict[str, Any]
+Combination = tuple[str, str, float]
+NOTES = (
+    "elpd: mean log predictive density of a validation image (nats), mean ± sd over seeds; "
+    "difference: to the first row, ± standard error, paired over images and networks.",
+    "ELBO (nats) compares guides and priors within one temperature only; a point has none.",
+    "%: accuracy on validation images after a one-shot cut, nothing fine-tuned{recalibrated}; tau: "
+    "Kendall's, of the removal order, and kept: overlap of the kept units at {budgets}, both with "
+    "the first row.",
+)
+
+
+def build_table(results: Sequence[CellResult], *, same_images: bool = False) -> list[Row]:
+    """A row per guide, prior and temperature, the highest expected log predictive density first.
+
+    Of the rows with the most seeds the best is the reference of all differences and agreements,
+    which are over the seeds that both rows have. (The best of many is best by chance too: look at
+    the standard errors.)
+
+    Args:
+        results: the finished cells.
+        same_images: all seeds share one network and its validation images; see
+            :func:`~.paired.paired_difference`.
+
+    Returns:
+        rows of plain numbers, as ``comparison.json`` holds them; None where there is no number.
+    """
+    if not results:
+        raise DirpruneError("no cell is finished: there is nothing to compare")
+    groups: dict[Combination, dict[int, CellResult]] = {}
+    for result in results:
+        groups.setdefault(result.cell.combination, {})[result.cell.seed] = result
+    most = max(map(len, groups.values()))
+    full = [key for key, cells in groups.items() if len(cells) == most]
+    best = max(full, key=lambda key: _mean(groups[key], lambda r: r.elpd_mean))
+    rows = [_row(key, cells, groups[best], same_images) for key, cells in groups.items()]
+    # The reference is first whatever a row with fewer seeds says.
+    return sorted(rows, key=lambda row: (_key(row) != best, -row["elpd"]["mean"]))
+
+
+def _key(row: Row) -> Combination:
+    return row["guide"], row["prior"], row["temperature"]
+
+
+def _mean(cells: Mapping[int, CellResult], figure: Callable[[CellResult], float]) -> float:
+    return statistics.fmean(map(figure, cells.values()))
+
+
+def _row(
+    key: Combination,
+    cells: Mapping[int, CellResult],
+    best: Mapping[int, CellResult],
+    same_images: bool,
+) -> Row:
+    ordered = [cells[seed] for seed in sorted(cells)]
+    common = sorted(set(cells) & set(best))
+    pairs = [(cells[seed], best[seed]) for seed in common]
+    budgets = list(ordered[0].kept)
+    difference: dict[str, float | None] = {"mean": None, "se": None}
+    if common and cells is best:
+        difference = {"mean": 0.0, "se": None}
+    elif common:
+        mean, se = paired_difference(
+            [a.elpd for a, _ in pairs], [b.elpd for _, b in pairs], same_images=same_images
+        )
+        difference = {"mean": mean, "se": se}
+    return {
+        "guide": key[0],
+        "prior": key[1],
+        "temperature": key[2],
+        "seeds": sorted(cells),
+        "elpd": spread([r.elpd_mean for r in ordered]),
+        "difference": difference,
+        "elbo": spread([r.elbo for r in ordered]),
+        "khat": spread([r.khat for r in ordered]),
+        "sd_log_w": spread([r.sd_log_w for r in ordered]),
+        "accuracy": {
+            budget: {
+                stage: spread([r.accuracy[budget][stage] for r in ordered])
+                for stage in ("pruned", "recalibrated")
+            }
+            for budget in budgets
+        },
+        "tau": spread([rank_agreement(a.scores, b.scores) for a, b in pairs]),
+        "kept": {
+            budget: spread([kept_agreement(a.kept[budget], b.kept[budget]) for a, b in pairs])
+            for budget in budgets
+        },
+        "seconds": {
+            stage: spread([r.seconds[stage] for r in ordered]) for stage in ordered[0].seconds
+        },
+    }
+
+
+def spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and standard deviation of the values that are numbers; None where there are too few.
+
+    >>> spread([1.0, 3.0, None])
+    {'mean': 2.0, 'sd': 1.4142135623730951}
+    """
+    found = [v for v in values if v is not None and math.isfinite(v)]
+    return {
+        "mean": statistics.fmean(found) if found else None,
+        "sd": statistics.stdev(found) if len(found) > 1 else None,
+    }
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """The table as people read it, in a terminal and in Markdown."""
+    budgets = list(rows[0]["accuracy"])
+    recalibrated = any(
+        row["accuracy"][b]["recalibrated"]["mean"] is not None for row in rows for b in budgets
+    )
+    head = ["guide", "prior", "temperature", "elpd", "difference", "ELBO", "k-hat"]
+    head += [*(f"% at {b}" for b in budgets), "tau", "kept", "seconds"]
+    lines = [head]
+    for row in rows:
+        seconds = sum(s["mean"] for s in row["seconds"].values())
+        cuts = [row["accuracy"][b] for b in budgets]
+        lines.append(
+            [row["guide"], row["prior"], f"{row['temperature']:g}", _both(row["elpd"], 4),
+             _both(row["difference"], 4, "se"), _both(row["elbo"], 1), _both(row["khat"], 2),
+             *(_both(c["pruned"], 1) + (f" / {_both(c['recalibrated'], 1)}" if recalibrated else "")
+               for c in cuts),
+             _both(row["tau"], 2), " / ".join(_both(row["kept"][b], 2, None) for b in budgets),
+             f"{seconds:.0f}"]
+        )  # fmt: skip
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = [
+        "| " + " | ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ) + " |"
+        for line in lines
+    ]  # fmt: skip
+    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    text.insert(1, "| " + " | ".join(rule) + " |")
+    note = ", then after batch-norm recalibration" if recalibrated else ""
+    notes = [line.format(recalibrated=note, budgets=" / ".join(budgets)) for line in NOTES]
+    return "\n".join([*text, "", *notes])
+
+
+def _both(values: Mapping[str, float | None], digits: int, error: str | None = "sd") -> str:
+    """``mean ± error`` with so many digits, as far as there are numbers."""
+    mean, spread_ = values["mean"], values[error] if error else None
+    if mean is None:
+        return "-"
+    text = f"{mean:.{digits}f}"
+    return text if spread_ is None else f"{text} ± {spread_:.{digits}f}"
+
+
+def cell_figures(result: CellResult) -> dict[str, Any]:
+    """One cell's figures in one flat mapping: a line of ``comparison.csv``."""
+    cell = result.cell
+    line: dict[str, Any] = {
+        "guide": cell.guide, "prior": cell.prior, "temperature": cell.temperature,
+        "seed": cell.seed, "elpd": result.elpd_mean, "elpd_se": result.elpd_se,
+        "images": len(result.elpd), "elbo": result.elbo, "elbo_se": result.elbo_se,
+        "khat": result.khat, "sd_log_w": result.sd_log_w,
+        "accuracy_original": result.accuracy["original"],
+    }  # fmt: skip
+    for budget, kept in result.kept.items():
+        for stage, percent in result.accuracy[budget].items():
+            line[f"accuracy_{stage} {budget}"] = percent
+        line[f"kept {budget}"] = " ".join(f"{site}:{len(units)}" for site, units in kept.items())
+    line.update({f"seconds_{stage}": seconds for stage, seconds in result.seconds.items()})
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()
+    }
+
+
+def to_csv(results: Sequence[CellResult]) -> str:
+    """A line per cell."""
+    lines = [cell_figures(result) for result in results]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()

@@ -1,0 +1,256 @@
+"""``dirprune compare``: a grid of guides, priors, temperatures and seeds, and what follows."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..analysis.compare import (
+    Cell,
+    CellResult,
+    build_table,
+    load_cell,
+    run_cell,
+    to_csv,
+    to_markdown,
+)
+from ..analysis.compare.cell import RECORD, save_cell, save_error
+from ..analysis.compare.pictures import write_pictures
+from ..analysis.compare.table import cell_figures, spread
+from ..model.errors import DirpruneError
+from ..model.networks import load_weights
+from ..model.storage import load, save
+from ..model.writing import atomic_write
+from .checks import find_device, hold_folder
+from .grid import (
+    CELLS,
+    FIGURES,
+    GRID,
+    LINES,
+    TABLE,
+    Grid,
+    check_grid,
+    clear,
+    look_into,
+    refuse_misfits,
+)
+from .parts import batches_of, data_notes, new_network, read_data, train_network, usual_svi_epochs
+from .settings import recipe
+from .workers import Workers
+
+FEW = 3  # failures that are told in full
+
+
+def compare_grid(
+    grid: Grid, folder: Path, *, processes: int | None, resume: bool, overwrite: bool
+) -> int:
+    """Make all cells into ``folder``, print the table; 1 if a cell failed."""
+    cells = check_grid(grid, processes)
+    if resume and overwrite:
+        raise DirpruneError("--resume goes on and --overwrite begins again: give one of them")
+    find_device(grid.base.device)
+    with hold_folder(folder):
+        axes = look_into(grid, folder, resume, overwrite)
+        refuse_misfits(grid)
+        if overwrite:
+            clear(folder)
+        atomic_write(folder / GRID, json.dumps({"shared": grid.shared(), "axes": axes}, indent=1))
+        if processes is None:
+            processes = _cores() if grid.base.device == "cpu" else 1
+        with Workers(min(processes, len(cells))) as workers:
+            broken = _make_networks(grid, folder, workers)
+            failed = _make_cells(grid, folder, cells, workers, broken)
+        results = _finished(folder)
+        if results:
+            print(_summarise(grid, folder, results))
+    if failed:
+        _tell(failed, len(cells), folder)
+        return 1
+    return 0
+
+
+# -- the work -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What travels to a worker."""
+
+    grid: Grid
+    folder: Path
+    seed: int
+    cell: Cell | None = None
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One thread, and no progress bars: several workers share the machine and the terminal."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _make_network(task: _Task) -> None:
+    """Train the network of a seed, or copy the given one, into its folder."""
+    path, s = task.grid.network(task.folder, task.seed), task.grid.of_network(task.seed)
+    checkpoint = path.with_name(f"{path.name}.checkpoint")
+    with _alone():
+        data = read_data(s)
+        network = new_network(s, data).to(s.device)
+        if s.weights is not None:
+            load_weights(network, s.weights)
+        else:
+            epochs = s.train_epochs or recipe(s.data).train_epochs
+            train_network(s, data, network, epochs, checkpoint)
+        save(path, network, notes=data_notes(data))
+        checkpoint.unlink(missing_ok=True)
+
+
+def _make_cell(task: _Task) -> None:
+    """Learn a cell's posterior and write its folder."""
+    grid, cell = task.grid, task.cell
+    assert cell is not None  # _make_cells gives one
+    s = grid.of_network(cell.seed)
+    with _alone():
+        data = read_data(s)
+        network = load(grid.network(task.folder, cell.seed)).to(s.device)
+        training = batches_of(s, data, "train", shuffle=True)
+        tree, result = run_cell(
+            cell, network, training, batches_of(s, data, "validation"), num_data=len(data.train),
+            budgets=grid.budgets, criterion=s.evidence,
+            epochs=s.svi_epochs or usual_svi_epochs(len(training)), restarts=s.restarts,
+            particles=s.particles, scaling=s.scaling, include=s.include, exclude=s.exclude,
+        )  # fmt: skip
+        save_cell(_cell_folder(task.folder, cell), tree, result)
+
+
+def _cell_folder(folder: Path, cell: Cell) -> Path:
+    return folder / CELLS / cell.name
+
+
+def _make_networks(grid: Grid, folder: Path, workers: Workers) -> dict[str, str]:
+    """Train what is missing; returns the networks that failed, with the reason."""
+    wanted: dict[str, _Task] = {}
+    for seed in grid.seeds:
+        path = grid.network(folder, seed)
+        if not path.exists():
+            wanted[path.name] = _Task(grid, folder, seed)
+    return {
+        name: _reason(error)
+        for name, error in _run(workers, _make_network, wanted, "networks")
+        if error is not None
+    }
+
+
+def _make_cells(
+    grid: Grid,
+    folder: Path,
+    cells: Sequence[Cell],
+    workers: Workers,
+    broken: Mapping[str, str],
+) -> dict[str, str]:
+    """Make what is missing; returns the cells that failed, with the reason."""
+    failed, wanted, by_name = {}, {}, {}
+    for cell in cells:
+        network = grid.network(folder, cell.seed).name
+        if network in broken:
+            failed[cell.name] = f"network {network}: {broken[network]}"
+            save_error(_cell_folder(folder, cell), cell, failed[cell.name], "")
+        elif load_cell(_cell_folder(folder, cell)) is None:
+            wanted[cell.name] = _Task(grid, folder, cell.seed, cell)
+            by_name[cell.name] = cell
+    for name, error in _run(workers, _make_cell, wanted, "cells"):
+        if error is not None:
+            failed[name] = _reason(error)
+            details = "".join(traceback.format_exception(error))
+            save_error(_cell_folder(folder, by_name[name]), by_name[name], failed[name], details)
+    return failed
+
+
+def _run(
+    workers: Workers, work: Callable[[_Task], None], tasks: Mapping[str, _Task], label: str
+) -> Iterator[tuple[str, Exception | None]]:
+    """Run the tasks under a progress bar."""
+    outcomes = workers.run(work, tasks)
+    yield from tqdm(
+        outcomes, desc=label, total=len(tasks), unit=label[:-1], disable=None, leave=False
+    )
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, DirpruneError) else f"{type(error).__name__}: {text}"
+
+
+# -- what follows ---------------------------------------------------------------------------------
+
+
+def _finished(folder: Path) -> list[CellResult]:
+    """All finished cells in the folder, those of an earlier, smaller grid too."""
+    paths = sorted(path.parent for path in (folder / CELLS).glob(f"*/{RECORD}"))
+    return [result for path in paths if (result := load_cell(path)) is not None]
+
+
+def _summarise(grid: Grid, folder: Path, results: Sequence[CellResult]) -> str:
+    """Write the table and the pictures; the table as text."""
+    rows = build_table(results, same_images=grid.base.weights is not None)
+    shutil.rmtree(folder / FIGURES, ignore_errors=True)
+    matrices = write_pictures(
+        folder / FIGURES, results, rows, lambda cell: _cell_folder(folder, cell)
+    )
+    content = {
+        "settings": grid.shared(),
+        "rows": rows,
+        "agreement": [
+            {"temperature": temperature, "prior": prior, "guides": list(m.guides),
+             **{name: _plain(getattr(m, name)) for name in ("value", "low", "high")}}
+            for temperature, panels in matrices.items() for prior, m in panels.items()
+        ],
+        "cells": [cell_figures(result) for result in results],
+    }  # fmt: skip
+    atomic_write(folder / TABLE, json.dumps(content, indent=1, allow_nan=False))
+    atomic_write(folder / LINES, to_csv(results))
+    original = spread(list({r.cell.seed: r.accuracy["original"] for r in results}.values()))
+    images = len(results[0].elpd)
+    sd = "" if original["sd"] is None else f" ± {original['sd']:.2f}"
+    return (
+        f"{to_markdown(rows)}\n"
+        f"the networks themselves: {original['mean']:.2f}{sd} %; scored on {images:,} images\n"
+        f"figures: {folder / FIGURES}"
+    )
+
+
+def _plain(matrix: Any) -> list[list[float | None]]:
+    """A matrix for JSON, which has no NaN."""
+    return [[None if v != v else round(v, 4) for v in row] for row in matrix.tolist()]
+
+
+def _tell(failed: Mapping[str, str], total: int, folder: Path) -> None:
+    shown = "; ".join(f"{name} ({why})" for name, why in list(failed.items())[:FEW])
+    more = f"; and {len(failed) - FEW} more" if len(failed) > FEW else ""
+    print(
+        f"dirprune: {len(failed)} of {total} cells failed: {shown}{more}. Details are in "
+        f"{folder / CELLS}/*/{RECORD}; --resume tries them again",
+        file=sys.stderr,
+    )

@@ -1,0 +1,165 @@
+"""What ``dirprune compare`` is asked to do, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..analysis.compare import Cell, make_grid
+from ..analysis.compare.cell import budget_name
+from ..analysis.decide import decide
+from ..guides import make_guide
+from ..model.errors import DirpruneError
+from ..model.networks import load_weights
+from ..model.priors import make_prior
+from ..model.switched import SwitchedNetwork
+from .checks import METRICS, SETTINGS, check_options
+from .parts import new_network, read_data
+from .settings import Settings
+
+GRID, TABLE, LINES = "grid.json", "comparison.json", "comparison.csv"
+NETWORKS, CELLS, FIGURES = "networks", "cells", "figures"
+OUTPUTS = (GRID, TABLE, LINES, NETWORKS, CELLS, FIGURES)
+# The options that define a cell besides its own axes: they must be equal for cells to compare.
+SHARED = (
+    "network", "data", "weights", "size", "mean", "std", "train_epochs", "batch_size", "scaling",
+    "include", "exclude", "evidence", "svi_epochs", "restarts", "particles", "device",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared: ``base`` has what all cells share, the rest are the axes."""
+
+    base: Settings
+    guides: Sequence[str]
+    priors: Sequence[str]
+    temperatures: Sequence[float]
+    seeds: Sequence[int]
+    budgets: Sequence[Mapping[str, float]]
+
+    def cells(self) -> list[Cell]:
+        return make_grid(self.guides, self.priors, self.temperatures, self.seeds)
+
+    def settings(self, cell: Cell) -> Settings:
+        """As ``dirprune run`` would have them."""
+        return replace(
+            self.base, guide=cell.guide, prior=cell.prior, temperature=cell.temperature,
+            seed=cell.seed, budget=dict(self.budgets[0]),
+        )  # fmt: skip
+
+    def of_network(self, seed: int) -> Settings:
+        """What a seed's network and data follow from; given weights have the split of seed 0."""
+        return replace(self.base, seed=seed if self.base.weights is None else 0)
+
+    def network(self, folder: Path, seed: int) -> Path:
+        name = f"seed-{seed}" if self.base.weights is None else "given"
+        return folder / NETWORKS / name
+
+    def shared(self) -> dict[str, Any]:
+        """What must be equal for cells to stand in one table."""
+        same = {name: getattr(self.base, name) for name in SHARED}
+        return {**same, "budgets": [budget_name(b) for b in self.budgets]}
+
+    def axes(self) -> dict[str, Any]:
+        return {
+            "guides": list(self.guides), "priors": list(self.priors),
+            "temperatures": list(self.temperatures), "seeds": list(self.seeds),
+        }  # fmt: skip
+
+
+def check_grid(grid: Grid, processes: int | None) -> list[Cell]:
+    """Refuse bad names and numbers."""
+    cells = grid.cells()
+    for cell in cells:
+        check_options(grid.settings(cell))
+    names = [budget_name(budget) for budget in grid.budgets]
+    for name in names:
+        if names.count(name) > 1:
+            raise DirpruneError(f"--budgets names {name} twice")
+    if processes is not None and processes < 1:
+        raise DirpruneError(f"--processes {processes}: expected a whole number of at least 1")
+    return cells
+
+
+def look_into(grid: Grid, folder: Path, resume: bool, overwrite: bool) -> dict[str, list[Any]]:
+    """Refuse a folder that is not free for this grid; return the axes that it will hold."""
+    path, axes = folder / GRID, grid.axes()
+    there = [name for name in (*OUTPUTS, SETTINGS, METRICS) if (folder / name).exists()]
+    if not there:
+        if resume:
+            print(f"dirprune: {folder} holds no grid yet: beginning one", file=sys.stderr)
+        return axes
+    try:
+        found = json.loads(path.read_text())
+        shared, before = dict(found["shared"]), {k: list(found["axes"][k]) for k in axes}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DirpruneError(
+            f"{folder} holds {', '.join(there)}, but not of dirprune compare: choose another --out"
+        ) from error
+    if overwrite:
+        return axes
+    if not resume:
+        raise DirpruneError(
+            f"{folder} holds a grid already: --resume goes on with it (and adds to it), "
+            "--overwrite begins again, --out names another folder"
+        )
+    wanted = json.loads(json.dumps(grid.shared()))
+    changed = [key for key in wanted if shared.get(key) != wanted[key]]
+    if changed:
+        differences = ", ".join(
+            f"--{key.replace('_', '-')} was {shared.get(key)!r}, now {wanted[key]!r}"
+            for key in changed
+        )
+        raise DirpruneError(
+            f"{folder} holds a grid with other settings ({differences}): its cells would not "
+            "compare; use the same, another --out, or --overwrite"
+        )
+    return {k: [*before[k], *(v for v in axes[k] if v not in before[k])] for k in axes}
+
+
+def refuse_misfits(grid: Grid) -> None:
+    """Refuse what does not fit the network, the data or the weights, before it is trained.
+
+    A guide has to fit one of the priors; where it does not fit another, that cell fails alone.
+    """
+    s = grid.of_network(grid.seeds[0])
+    data = read_data(s)
+    network = new_network(s, data)
+    if s.weights is not None:
+        load_weights(network, s.weights)
+    example = data.train[[0, 1]][0]
+    misfits: dict[str, list[str]] = {guide: [] for guide in grid.guides}
+    for prior in grid.priors:
+        model = SwitchedNetwork(
+            network, example, num_data=len(data.train), prior=make_prior(prior),
+            scaling=s.scaling, include=s.include, exclude=s.exclude,
+        )  # fmt: skip
+        for guide, errors in misfits.items():
+            try:
+                make_guide(guide, model)
+            except Exception as error:  # Pyro's guides raise what comes
+                errors.append(f"under {prior}: {error}")
+    for guide, errors in misfits.items():
+        if len(errors) == len(grid.priors):
+            raise DirpruneError(f"--guides {guide} fits none of the priors: {'; '.join(errors)}")
+    ones = {name: torch.ones(site.size) for name, site in model.sites.items()}
+    for budget in grid.budgets:
+        decide(model, ones, **budget)
+
+
+def clear(folder: Path) -> None:
+    """Remove a grid."""
+    for name in OUTPUTS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

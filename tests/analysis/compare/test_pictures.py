@@ -1,0 +1,148 @@
+"""Pictures of few and of many guides, priors and temperatures: all text inside and apart."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from dirprune.analysis.compare import Cell, UnitScores
+from dirprune.analysis.compare.pictures import agreement_matrices
+from dirprune.analysis.plots.compare import (
+    AgreementMatrix,
+    accuracy_figure,
+    agreement_figure,
+    elpd_figure,
+    forest_figure,
+)
+
+GUIDES = [
+    "dirichlet", "generalized-dirichlet", "logistic-normal", "low-rank-logistic-normal", "delta",
+    "normal", "low-rank-normal", "iaf-normal",
+]  # fmt: skip
+PRIORS = ["symmetric:1", "symmetric:0.3", "alpha/K:1", "hierarchical:1:1", "half-cauchy:1"]
+
+
+def shown_ticks(axis: Axis) -> list[Text]:
+    """The labels of ticks within the axis' limits; the others are not drawn."""
+    low, high = sorted(axis.get_view_interval())
+    room = 1e-9 * (high - low)
+    ticks = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
+    return [t for at, t in ticks if t.get_text() and low - room <= at <= high + room]
+
+
+def check(figure: Figure) -> None:
+    """No text beyond the figure's edge, none in a panel over another, tick labels apart."""
+    figure.draw_without_rendering()
+    axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+    ticks = {id(t) for axis in axes for tick in axis.get_major_ticks() for t in _labels(tick)}
+    shown = {id(t) for axis in axes for t in shown_ticks(axis)}
+    for text in figure.findobj(lambda artist: isinstance(artist, Text)):
+        assert isinstance(text, Text)
+        if text.get_text() and (id(text) not in ticks or id(text) in shown):
+            box = text.get_window_extent()
+            assert box.x0 >= 0, text.get_text()
+            assert box.y0 >= 0, text.get_text()
+            assert box.x1 <= figure.bbox.x1, text.get_text()
+            assert box.y1 <= figure.bbox.y1, text.get_text()
+    for axis in axes:
+        way = "x" if axis.axis_name == "x" else "y"
+        labels = [t for t in shown_ticks(axis) if not t.get_rotation()]  # slanted ones pass
+        boxes = [t.get_window_extent() for t in labels]
+        ends = sorted((getattr(b, f"{way}0"), getattr(b, f"{way}1")) for b in boxes)
+        assert all(a[1] <= b[0] + 0.5 for a, b in itertools.pairwise(ends))
+    for ax in figure.axes:
+        texts = [t.get_window_extent() for t in ax.texts]
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(texts, 2))
+
+
+def _labels(tick: Any) -> tuple[Text, Text]:
+    return tick.label1, tick.label2
+
+
+@pytest.mark.parametrize(("guides", "priors"), [(1, 1), (2, 2), (8, 5)])
+def test_forest(guides: int, priors: int) -> None:
+    rng = np.random.default_rng(0)
+    panels = {
+        p: {g: 32 * rng.dirichlet(np.ones(32), size=50) for g in GUIDES[:guides]}
+        for p in PRIORS[:priors]
+    }
+    figure = forest_figure("layer1.0.conv2", panels, [3, 1, 30, 7], "temperature 1, seed 0")
+    check(figure)
+    assert len(figure.axes) == priors
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["3", "1", "30", "7"]
+
+
+@pytest.mark.parametrize(("guides", "priors"), [(2, 1), (3, 5), (8, 3)])
+def test_agreement(guides: int, priors: int) -> None:
+    value = np.random.default_rng(0).uniform(0.2, 1, (guides, guides))
+    matrix = AgreementMatrix(GUIDES[:guides], value, value - 0.1, value + 0.05, "seeds")
+    figure = agreement_figure(dict.fromkeys(PRIORS[:priors], matrix), "Agreement")
+    check(figure)
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert len(labels) == guides**2
+    assert labels[1] == f"{value[0, 1]:.2f}\n[{value[0, 1] - 0.1:.2f}, {value[0, 1] + 0.05:.2f}]"
+
+
+def test_agreement_without_intervals_or_values() -> None:
+    value = np.array([[1.0, np.nan], [np.nan, 1.0]])
+    none = np.full((2, 2), np.nan)
+    figure = agreement_figure({"flat": AgreementMatrix(GUIDES[:2], value, none, none)}, "Agreement")
+    check(figure)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", "1.00"]
+
+
+@pytest.mark.parametrize("number", [1, 5, 60])
+def test_elpd(number: int) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "guide": GUIDES[i % 8], "prior": PRIORS[i % 5], "temperature": 0.01,
+            "elpd": {"mean": -0.1, "sd": None},
+            "difference": {"mean": -0.01 * i, "se": 0.003 if i else None},
+        }
+        for i in range(number)
+    ]  # fmt: skip
+    figure = elpd_figure(rows)
+    check(figure)
+    (ax,) = figure.axes
+    assert len(ax.get_yticklabels()) == min(number, 30)
+    assert ("the best 30 of 60" in ax.get_title(loc="left")) is (number == 60)
+
+
+@pytest.mark.parametrize(
+    ("guides", "priors", "temperatures"),
+    [(1, 1, [1.0]), (2, 2, [0.1, 1.0]), (8, 5, [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0])],
+)
+def test_accuracy(guides: int, priors: int, temperatures: list[float]) -> None:
+    rng = np.random.default_rng(0)
+    panels = {
+        p: {g: {t: rng.uniform(80, 99, 3).tolist() for t in temperatures} for g in GUIDES[:guides]}
+        for p in PRIORS[:priors]
+    }
+    figure = accuracy_figure("macs=0.5", panels, 99.2, "one shot")
+    check(figure)
+    low, high = figure.axes[0].get_ylim()
+    assert low < 80 + 19  # every dot and the original are within
+    assert high > 99.2
+    assert len(figure.axes) == priors
+
+
+def test_matrices_pair_the_seeds_that_both_guides_have() -> None:
+    up, down = (UnitScores({"one": np.array(v)}) for v in ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]))
+    half = UnitScores({"one": np.array([1.0, 3.0, 2.0])})
+    scores = {
+        Cell("a", "flat", 1.0, 0): up, Cell("b", "flat", 1.0, 0): down,
+        Cell("a", "flat", 1.0, 1): up, Cell("b", "flat", 1.0, 1): half,
+        Cell("a", "flat", 1.0, 2): down,  # b failed there
+        Cell("a", "flat", 0.5, 0): up,
+    }  # fmt: skip
+    found = agreement_matrices(scores)
+    assert set(found) == {0.5, 1.0}
+    assert found[0.5]["flat"].guides == ["a"]
+    # tau is -1 and 1/3 on the two seeds.
+    assert found[1.0]["flat"].value == pytest.approx(np.array([[1, -1 / 3], [-1 / 3, 1]]))
