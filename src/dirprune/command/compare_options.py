@@ -1,0 +1,129 @@
+"""The options of ``dirprune compare``, as ``--help`` shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .settings import Settings, parse_budget, parse_names, parse_numbers, parse_seeds
+
+
+def compare(
+    network: Annotated[
+        str,
+        typer.Option(help="Network, as in 'dirprune run'."),
+    ] = "digits-cnn",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Trained weights. Without, a network is trained for every seed; with, the seeds "
+            "are of SVI and of the draws alone."
+        ),
+    ] = None,
+    train_epochs: Annotated[
+        int | None,
+        typer.Option(help="Epochs of that training; by default what suits the data."),
+    ] = None,
+    data: Annotated[str, typer.Option(help="Data set, as in 'dirprune run'.")] = "digits",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where data sets are, or are downloaded to.")
+    ] = None,
+    download: Annotated[bool, typer.Option(help="Download a data set that is missing.")] = True,
+    size: Annotated[
+        int | None, typer.Option(help="Resize images to this many pixels a side.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean of the pixels, as the weights expect.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation of the pixels, likewise.")
+    ] = None,
+    guides: Annotated[
+        str, typer.Option(help="Guides, by name; 'dirprune info guides' lists them.")
+    ] = "dirichlet,logistic-normal",
+    priors: Annotated[
+        str, typer.Option(help="Priors, by name and values: symmetric:1,alpha/K:1")
+    ] = "symmetric:1",
+    temperatures: Annotated[
+        str, typer.Option(help="Powers of the likelihood; 1 is the plain posterior.")
+    ] = "1,0.1",
+    seeds: Annotated[
+        str, typer.Option(help="Seeds; each is a network of its own, trained once.")
+    ] = "0,1,2",
+    budgets: Annotated[
+        str, typer.Option(help="What is cut for the accuracy: macs=0.5,macs=0.25")
+    ] = "macs=0.5",
+    evidence: Annotated[
+        str, typer.Option(help="What decides, as in 'dirprune run'.")
+    ] = "removal-cost",
+    scaling: Annotated[
+        str, typer.Option(help="Gain of a unit: mean-one (K s) or simplex (s).")
+    ] = "mean-one",
+    svi_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of SVI; by default as many as make 400 steps.")
+    ] = None,
+    restarts: Annotated[int, typer.Option(help="Independent SVI runs in each cell.")] = 1,
+    particles: Annotated[int, typer.Option(help="Independent switches in each batch.")] = 8,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Switch this layer only (may be repeated).")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave this layer alone (may be repeated).")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 128,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Cells at a time, one thread each [default: the cores; 1 on a GPU]."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/compare"),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Make what is missing in that folder; the grid may grow."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin again in a folder that holds a grid.")
+    ] = False,
+) -> None:
+    """Guides x priors x temperatures x seeds: a posterior for each, one table, and pictures.
+
+    Compares by validation images alone; test images are not read. Writes comparison.csv,
+    comparison.json, figures/, networks/ and cells/ (posterior.nc and cell.json for each) to --out.
+    A cell that fails costs no other; the exit status is then 1.
+    """
+    base = Settings(
+        network=network,
+        data=data,
+        weights=None if weights is None else str(weights),
+        data_root=None if data_root is None else str(data_root),
+        download=download,
+        size=size,
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
+        train_epochs=train_epochs,
+        scaling=scaling,
+        svi_epochs=svi_epochs,
+        restarts=restarts,
+        particles=particles,
+        evidence=evidence,
+        include=include or None,
+        exclude=exclude or None,
+        batch_size=batch_size,
+        device=device,
+    )
+    axes: dict[str, Any] = {
+        "guides": parse_names("--guides", guides),
+        "priors": parse_names("--priors", priors),
+        "temperatures": parse_numbers("--temperatures", temperatures),
+        "seeds": parse_seeds(seeds),
+        "budgets": [parse_budget(budget) for budget in parse_names("--budgets", budgets)],
+    }
+    from .compare import compare_grid
+    from .grid import Grid
+
+    status = compare_grid(
+        Grid(base, **axes), out, processes=processes, resume=resume, overwrite=overwrite
+    )
+    raise typer.Exit(status)
