@@ -26,6 +26,7 @@ from .held_out import held_out
 from .tree import evidence_draws
 
 NAME = "null_control"
+LEAST_IMAGES = 20  # of fewer even a leak of every label is hard to tell from chance
 
 
 class Relabelled:
@@ -120,7 +121,8 @@ def null_control(
         options: those of ``fit`` (epochs, particles, lr, checkpoint, resume ...); one restart.
 
     Returns:
-        The finding "null_control". Not computed where the likelihood is not categorical.
+        The finding "null_control". Not computed where the likelihood is not categorical, or of
+        fewer than 20 validation images.
     """
     try:
         labels = permuted_labels([train, validation], seed_of([seed, 0]))
@@ -145,6 +147,10 @@ def null_control(
 def judge(found: xr.Dataset, taus: Mapping[str, float | None]) -> Finding:
     """The finding, from what :func:`~.held_out.held_out` made under permuted labels."""
     targets = found["targets"].values.astype(int)
+    if len(targets) < LEAST_IMAGES:
+        return not_computed(
+            NAME, f"expected at least {LEAST_IMAGES} validation images, got {len(targets)}"
+        )
     each = log_predictive(found["log_likelihood"].stack(s=("chain", "draw")).values.T)
     value, se = mean_and_error(each)
     blind = chance(targets)

@@ -36,7 +36,7 @@ def posterior(
     loader: Loader,
     *,
     draws: int = DRAWS,
-    images: int = 50,
+    images: int = 250,
     cost_draws: int = COST_DRAWS,
     cost_images: int = COST_IMAGES,
     seed: int = 0,
@@ -54,7 +54,8 @@ def posterior(
             :func:`~dirprune.inference.sample.sample`.
         loader: training images.
         draws: posterior and prior draws per chain; of NUTS, at most as many as there are.
-        images: n, training images for the log likelihood.
+        images: n, training images for the log likelihood. With too few, ``lp`` is a poor estimate of
+            the density over all N, and k-hat and power-scaling blame the guide for it.
         cost_draws: posterior draws per chain for the removal cost.
         cost_images: training images for the removal cost.
         seed: of the draws and of the choice of images.
@@ -135,6 +136,8 @@ def posterior(
         "temperature": model.temperature,
         **{f"version_{name}": _version(name) for name in PACKAGES},
     }
+    if fit.stats:  # of all draws, those that were not taken too
+        tree.attrs["divergences"] = sum(int(chain["diverging"].sum()) for chain in fit.stats)
     return tree
 
 

@@ -28,7 +28,8 @@ from ...model.surgery import prune
 from ...model.switched import SwitchedNetwork
 from ...model.writing import atomic_write
 from ..decide import decide
-from ..diagnostics import importance
+from ..diagnostics import importance, svi_convergence
+from ..diagnostics.elpd import elpd as elpd_of
 from ..diagnostics.elpd import mean_and_error
 from ..diagnostics.findings import spread_draws
 from ..evidence import evidence
@@ -65,6 +66,10 @@ class CellResult:
         kept: budget -> site -> units that stay.
         seconds: of "svi", "posterior" (all draws, densities and costs) and "cuts".
         evidence: the criterion.
+        at_rest: did SVI come to rest in every restart
+            (:func:`~dirprune.analysis.diagnostics.svi_convergence`); None where it had too few
+            steps to tell. A guide that needs more steps than it got looks bad by that alone.
+        network_elpd: the log predictive density of the trained network itself, at gains of 1.
     """
 
     cell: Cell
@@ -78,6 +83,8 @@ class CellResult:
     kept: dict[str, dict[str, list[int]]]
     seconds: dict[str, float]
     evidence: str
+    at_rest: bool | None = None
+    network_elpd: float | None = None
 
     @property
     def elpd_mean(self) -> float:
@@ -184,7 +191,8 @@ def run_cell(
         cell=cell, elpd=pointwise_elpd(tree), elbo=elbo, elbo_se=elbo_se, khat=khat,
         sd_log_w=sd_log_w, accuracy=accuracy,
         scores={site: s.scores.double().cpu().numpy() for site, s in scores.items()},
-        kept=kept, evidence=criterion,
+        kept=kept, evidence=criterion, at_rest=_at_rest(fitted),
+        network_elpd=elpd_of(tree)["value"].get("network"),
         seconds={
             "svi": round(fitted.seconds, 3),
             "posterior": round(after_posterior - started, 3),
@@ -204,6 +212,13 @@ def _elbo(
     found = [estimate_elbo(model, guide, loader, seed=seed) for guide in fitted.guides]
     mean = sum(value for value, _ in found) / len(found)
     return mean, math.hypot(*(se for _, se in found)) / len(found)
+
+
+def _at_rest(fitted: Fit) -> bool | None:
+    try:
+        return bool(svi_convergence({"svi": fitted.history})["good"])
+    except DirpruneError:
+        return None
 
 
 def _importance(tree: xr.DataTree) -> tuple[float | None, float | None]:

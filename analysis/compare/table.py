@@ -19,7 +19,9 @@ Combination = tuple[str, str, float]
 NOTES = (
     "elpd: mean log predictive density of a validation image (nats), mean ± sd over seeds; "
     "difference: to the first row, ± standard error, paired over images and networks.",
-    "ELBO (nats) compares guides and priors within one temperature only; a point has none.",
+    "ELBO (nats) compares guides and priors within one temperature only; a point has none. k-hat: "
+    "none where it is beyond measure for a seed, or the guide is a point. At rest: seeds whose SVI "
+    "no longer improved; another guide may only need more --svi-epochs.",
     "%: accuracy on validation images after a one-shot cut, nothing fine-tuned{recalibrated}; tau: "
     "Kendall's, of the removal order, and kept: overlap of the kept units at {budgets}, both with "
     "the first row.",
@@ -30,8 +32,8 @@ def build_table(results: Sequence[CellResult], *, same_images: bool = False) -> 
     """A row per guide, prior and temperature, the highest expected log predictive density first.
 
     Of the rows with the most seeds the best is the reference of all differences and agreements,
-    which are over the seeds that both rows have. (The best of many is best by chance too: look at
-    the standard errors.)
+    which are over the seeds that both rows have; the other rows are in the order of their
+    differences. (The best of many is best by chance too: look at the standard errors.)
 
     Args:
         results: the finished cells.
@@ -50,8 +52,19 @@ def build_table(results: Sequence[CellResult], *, same_images: bool = False) -> 
     full = [key for key, cells in groups.items() if len(cells) == most]
     best = max(full, key=lambda key: _mean(groups[key], lambda r: r.elpd_mean))
     rows = [_row(key, cells, groups[best], same_images) for key, cells in groups.items()]
-    # The reference is first whatever a row with fewer seeds says.
-    return sorted(rows, key=lambda row: (_key(row) != best, -row["elpd"]["mean"]))
+
+    def place(row: Row) -> tuple[bool, bool, float]:
+        # The reference is first whatever a row with fewer seeds says, and the others stand by what
+        # is paired with it: a network that is easier than the others would lift a row that lacks
+        # those. What shares no seed with the reference comes last.
+        paired = row["difference"]["mean"]
+        return (
+            _key(row) != best,
+            paired is None,
+            -(row["elpd"]["mean"] if paired is None else paired),
+        )
+
+    return sorted(rows, key=place)
 
 
 def _key(row: Row) -> Combination:
@@ -88,7 +101,9 @@ def _row(
         "elpd": spread([r.elpd_mean for r in ordered]),
         "difference": difference,
         "elbo": spread([r.elbo for r in ordered]),
-        "khat": spread([r.khat for r in ordered]),
+        "at_rest": [r.at_rest for r in ordered],
+        # One that is beyond measure is the worst: a mean of the others would hide it.
+        "khat": spread([] if None in (khats := [r.khat for r in ordered]) else khats),
         "sd_log_w": spread([r.sd_log_w for r in ordered]),
         "accuracy": {
             budget: {
@@ -127,21 +142,24 @@ def to_markdown(rows: Sequence[Row]) -> str:
     recalibrated = any(
         row["accuracy"][b]["recalibrated"]["mean"] is not None for row in rows for b in budgets
     )
-    head = ["guide", "prior", "temperature", "elpd", "difference", "ELBO", "k-hat"]
+    head = ["guide", "prior", "temperature", "elpd", "difference", "ELBO", "at rest", "k-hat"]
     head += [*(f"% at {b}" for b in budgets), "tau", "kept", "seconds"]
-    lines = [head]
+    seeds = {seed for row in rows for seed in row["seeds"]}
+    partial = any(len(row["seeds"]) < len(seeds) for row in rows)
+    lines = [[*head, "seeds"] if partial else head]
     for row in rows:
         seconds = sum(s["mean"] for s in row["seconds"].values())
         cuts = [row["accuracy"][b] for b in budgets]
         lines.append(
             [row["guide"], row["prior"], f"{row['temperature']:g}", _both(row["elpd"], 4),
-             _both(row["difference"], 4, "se"), _both(row["elbo"], 1), _both(row["khat"], 2),
+             _both(row["difference"], 4, "se"), _both(row["elbo"], 1), _at_rest(row["at_rest"]),
+             _both(row["khat"], 2),
              *(_both(c["pruned"], 1) + (f" / {_both(c['recalibrated'], 1)}" if recalibrated else "")
                for c in cuts),
              _both(row["tau"], 2), " / ".join(_both(row["kept"][b], 2, None) for b in budgets),
-             f"{seconds:.0f}"]
+             f"{seconds:.0f}", *([f"{len(row['seeds'])} of {len(seeds)}"] if partial else [])]
         )  # fmt: skip
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
         "| " + " | ".join(
             cell.ljust(width) if i < 2 else cell.rjust(width)
@@ -154,6 +172,12 @@ def to_markdown(rows: Sequence[Row]) -> str:
     note = ", then after batch-norm recalibration" if recalibrated else ""
     notes = [line.format(recalibrated=note, budgets=" / ".join(budgets)) for line in NOTES]
     return "\n".join([*text, "", *notes])
+
+
+def _at_rest(found: Sequence[bool | None]) -> str:
+    """In how many networks SVI came to rest, of those where that could be told."""
+    known = [good for good in found if good is not None]
+    return f"{sum(known)} of {len(known)}" if known else "-"
 
 
 def _both(values: Mapping[str, float | None], digits: int, error: str | None = "sd") -> str:
@@ -173,7 +197,8 @@ def cell_figures(result: CellResult) -> dict[str, Any]:
         "seed": cell.seed, "elpd": result.elpd_mean, "elpd_se": result.elpd_se,
         "images": len(result.elpd), "elbo": result.elbo, "elbo_se": result.elbo_se,
         "khat": result.khat, "sd_log_w": result.sd_log_w,
-        "accuracy_original": result.accuracy["original"],
+        "at_rest": result.at_rest, "accuracy_original": result.accuracy["original"],
+        "network_elpd": result.network_elpd,
     }  # fmt: skip
     for budget, kept in result.kept.items():
         for stage, percent in result.accuracy[budget].items():

@@ -24,8 +24,8 @@ def svi_convergence(history: Mapping[str, Any]) -> Finding:
     number, which accounts for autocorrelation; beside it R-hat with the two quarters as chains, and
     the drift in nats. It tells whether the loss still falls, or rises again. It cannot tell whether
     another start would have ended elsewhere, and a step size that falls to zero brings any run to
-    rest. Threshold: |z| < 2, or R-hat < 1.1 with a drift below 1 %. ``history`` is ``{"svi":
-    [losses of each restart]}``.
+    rest. Threshold, for every restart: |z| < 2, or R-hat < 1.1 with a drift below 1 %. ``history``
+    is ``{"svi": [losses of each restart]}``.
 
     Raises:
         DirpruneError: too few steps.
@@ -43,8 +43,9 @@ def svi_convergence(history: Mapping[str, Any]) -> Finding:
         rhat = float(az.rhat(np.stack([third, fourth]), method="rank")) if error else 1.0
         relative = drift / max(abs(loss), 1e-12)
         found.append({"z": z, "drift": drift, "relative": relative, "rhat": rhat, "loss": loss})
-    worst = max(found, key=lambda f: abs(f["z"]))
-    good = abs(worst["z"]) < 2 or (worst["rhat"] < 1.1 and abs(worst["relative"]) < 0.01)
+    # Of those that move the one with the largest z, not one that is at rest for its small drift.
+    worst = max(found, key=lambda f: (not _at_rest(f), abs(f["z"])))
+    good = _at_rest(worst)
     verdict, advice = "was still improving", " More epochs would help."
     if worst["z"] < 0:
         verdict, advice = "was getting worse", " A smaller lr would help."
@@ -55,6 +56,10 @@ def svi_convergence(history: Mapping[str, Any]) -> Finding:
         f"{worst['rhat']:.2f}.{'' if good else advice}"
     )
     return finding("svi_convergence", {"restarts": found}, text, good)
+
+
+def _at_rest(found: Mapping[str, float]) -> bool:
+    return abs(found["z"]) < 2 or (found["rhat"] < 1.1 and abs(found["relative"]) < 0.01)
 
 
 def _standard_error(values: Floats) -> float:

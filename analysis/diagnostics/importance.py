@@ -7,7 +7,17 @@ import math
 import numpy as np
 import xarray as xr
 
-from .findings import Finding, Floats, finding, free_draws, largest_khat, log_weights, psis
+from ..tree import switches
+from .findings import (
+    Finding,
+    Floats,
+    finding,
+    free_draws,
+    group,
+    largest_khat,
+    log_weights,
+    psis,
+)
 
 # Of log w. Concentrations that are all wrong by 10 % give 0.1 sqrt(sum of phi_k + 1/2), to second
 # order: 3.8 nats for 570 units of concentration 2.
@@ -38,7 +48,7 @@ def importance(tree: xr.DataTree) -> Finding:
     sd = float(log_w.std("draw", ddof=1).max())
     smooth, k = psis(log_w, "draw")
     draws = free_draws(tree)
-    dimensions = sum(s.shape[-1] - 1 for s in draws.values())
+    dimensions = sum(s.shape[-1] - 1 for s in draws.values()) + _hyper_dimensions(tree)
     number, limit = log_w.sizes["draw"], largest_khat(log_w.sizes["draw"])
     good = k < limit  # ArviZ returns NaN where a draw or two hold all the weight
     size = f"{k:.2f}" if math.isfinite(k) else "beyond measure"
@@ -68,8 +78,27 @@ def importance(tree: xr.DataTree) -> Finding:
             f"{WIDE if dimensions >= MANY_DIMENSIONS else ''}."
         )
         if sd > MANY_NATS:
-            text += " Here it is more: the guide misses how units depend on each other, or tails."
+            text += _causes(tree)
     return finding("importance", value, text, good)
+
+
+def _causes(tree: xr.DataTree) -> str:
+    """What may be behind a large sd(log w): the weights do not tell which."""
+    text = (
+        " Here it is more: SVI that has not come to rest, or what the guide's family misses (how "
+        "units depend on each other, tails)"
+    )
+    whole = int(tree.attrs.get("num_data", 0))
+    some = int(tree.attrs.get("lp_images", whole))
+    if some < whole:
+        text += f", or that {some:,} images stand for {whole:,} in the posterior's density"
+    return text + "."
+
+
+def _hyper_dimensions(tree: xr.DataTree) -> int:
+    """Of the parameters of hierarchical priors, which the weights are over too."""
+    hyper = group(tree, "posterior").drop_vars(switches(tree).keys())
+    return sum(math.prod(a.shape) // math.prod(a.shape[:2]) for a in hyper.values())
 
 
 def mean_shift(draws: Floats, weights: Floats) -> Floats:

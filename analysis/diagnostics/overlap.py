@@ -17,9 +17,10 @@ def overlap(tree: xr.DataTree) -> Finding:
     .. math:: \eta_k = \int \min(p(s_k), q(s_k)) \, ds_k
 
     the overlap of the marginals, averaged over a site's units: 1 where the data have said nothing,
-    0 for disjoint ones. It tells where the data speak, not whether what they say is right. Exact
-    for Dirichlets; a prior, or a posterior without concentrations, enters by the Dirichlet with its
-    draws' moments. Above 0.35 a parameter is called weakly identified, as units of a wide layer
+    0 for disjoint ones. It tells where the data speak, not whether what they say is right. A
+    posterior of concentrations enters by its exact marginals, the prior and any other posterior by
+    the Dirichlet with its draws' moments (rough for a hierarchical prior, whose marginals are no
+    Betas). Above 0.35 a parameter is called weakly identified, as units of a wide layer
     often are, one by one.
 
     Raises:

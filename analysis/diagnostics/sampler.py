@@ -34,7 +34,8 @@ def sampler(tree: xr.DataTree) -> Finding:
     tail = _flat(az.ess(posterior, method="tail"))
     rhat = _flat(az.rhat(posterior, method="rank")) if chains > 1 else None
     stats = group(tree, "sample_stats")
-    divergent = int(stats["diverging"].sum()) if "diverging" in stats else 0
+    kept = int(stats["diverging"].sum()) if "diverging" in stats else 0
+    divergent = int(tree.attrs.get("divergences", kept))  # draws that were left out count too
     largest = None if rhat is None else float(np.nan_to_num(rhat, nan=1.0).max())
     least = float(min(bulk.min(), tail.min()))
     mixed = largest is not None and largest <= 1.01

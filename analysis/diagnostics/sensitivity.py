@@ -38,7 +38,9 @@ def power_scaling(tree: xr.DataTree) -> Finding:
     data are weak beside the prior. A density that is constant (the flat Dirichlet(1, ..., 1)) stays
     the same under every power: sensitivity 0. It tells what happens near the prior and the
     temperature of this run, not far from them. The draws are the guide's: it holds as far as the
-    guide does. Hyper-priors are scaled together with the prior.
+    guide does, and as far as the n images stand for all N: what is peculiar to a few of them makes
+    the likelihood's sensitivity too large. Hyper-priors are scaled together with the prior below
+    them, as one density: to learn about the hyper-prior alone, fit another.
 
     Raises:
         DirpruneError: no density of the prior in the tree, a guide without spread, too few draws.

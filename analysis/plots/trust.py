@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from scipy.stats import hypergeom, rankdata
+from scipy.stats import rankdata
 
+from ..uniformity import rank_band
 from .style import (
     INK,
     KEPT,
@@ -24,8 +25,7 @@ from .style import (
 )
 from .views import Floats
 
-LEVEL = 0.95  # of the bands
-SIMULATIONS, POINTS = 2000, 100  # of the rank plot's band
+LEVEL = 0.95  # of the bars
 
 
 @styled
@@ -34,7 +34,7 @@ def rank_plot_figure(draws: Mapping[str, Floats], rhat: Mapping[str, Floats]) ->
 
     The units are those whose R-hat is the largest, the 95 % quantile and the median over all
     units. Ranks are over the draws of all restarts; where these agree, 95 % of such pictures lie in
-    the band everywhere (Sailynoja, Buerkner, Vehtari 2022, arXiv 2103.10522). The draws are taken
+    the band everywhere (Säilynoja, Bürkner, Vehtari 2022, arXiv 2103.10522). The draws are taken
     as independent, as a guide's are.
 
     Args:
@@ -51,6 +51,8 @@ def rank_plot_figure(draws: Mapping[str, Floats], rhat: Mapping[str, Floats]) ->
     ]
     figure = new_figure(3.2)
     axes = figure.subplots(1, len(picks), sharey=True)
+    ranks = np.empty(math.prod(next(iter(draws.values())).shape[:2]))
+    lot = np.random.default_rng(0).permutation(len(ranks))
     for ax, (what, index) in zip(axes, picks, strict=True):
         site, unit = where[index]
         values = draws[site][:, :, unit]
@@ -58,8 +60,9 @@ def rank_plot_figure(draws: Mapping[str, Floats], rhat: Mapping[str, Floats]) ->
         x, low, high = rank_band(number, chains)
         ax.fill_between(x, low - x, high - x, color=PALE, lw=0, alpha=0.8)
         ax.axhline(0, color=MUTED, lw=0.8)
-        ranks = rankdata(values, method="ordinal").reshape(values.shape) / values.size
-        for c, each in enumerate(ranks):
+        # Equal draws (switches that underflow) share their ranks by lot.
+        ranks[lot] = rankdata(values.ravel()[lot], method="ordinal") / values.size
+        for c, each in enumerate(ranks.reshape(values.shape)):
             height = np.searchsorted(np.sort(each), x, side="right") / number - x
             ax.plot(x, height, color=SERIES[c % len(SERIES)], lw=1.5, label=f"restart {c + 1}")
         ax.set_title(f"{what}: {every[index]:.3f}\n{unit_limit(site)}, unit {unit}")
@@ -72,43 +75,13 @@ def rank_plot_figure(draws: Mapping[str, Floats], rhat: Mapping[str, Floats]) ->
     return figure
 
 
-@lru_cache(maxsize=8)
-def rank_band(draws: int, chains: int) -> tuple[Floats, Floats, Floats]:
-    r"""Where the ECDFs of all chains' ranks lie at once, in 95 % of cases, if chains agree.
-
-    Of the first m of all C n ranks a chain has Hypergeometric(C n, m, n). The band holds each count
-    with the probability 1 - gamma at which, by simulation, all counts of all chains lie in theirs
-    in 95 % of cases.
-
-    Returns:
-        Points m / (C n) and the band's ends there, [points] each.
-    """
-    total = draws * chains
-    m = np.unique(np.linspace(0, total, POINTS + 1).round().astype(int))[1:-1]
-    table = hypergeom.cdf(np.arange(-1, draws + 1), total, m[:, None], draws)  # from count -1
-    rng, member = np.random.default_rng(0), np.repeat(np.arange(chains), draws)
-    smallest = np.empty(SIMULATIONS)
-    for i in range(SIMULATIONS):
-        which = rng.permutation(member)
-        counts = np.cumsum(which == np.arange(chains)[:, None], axis=1)[:, m - 1]
-        point = np.arange(len(m))
-        below, above = table[point, counts + 1], 1 - table[point, counts]
-        smallest[i] = 2 * min(below.min(), above.min())
-    gamma = float(np.quantile(smallest, 1 - LEVEL))
-    low, high = (hypergeom.ppf(q, total, m, draws) for q in (gamma / 2, 1 - gamma / 2))
-    ends = np.zeros(1), np.ones(1)
-    return tuple(  # type: ignore[return-value]
-        np.concatenate([ends[0], part, ends[1]]) for part in (m / total, low / draws, high / draws)
-    )
-
-
 @styled
 def reliability_figure(
     bins: Mapping[str, tuple[Floats, Floats, Floats]],
 ) -> Figure:
     """Accuracy against confidence, in bins of equally many images, least confident first.
 
-    The bar is where accuracies lie in 95 % of cases if predictions are calibrated (Broecker & Smith
+    The bar is where accuracies lie in 95 % of cases if predictions are calibrated (Bröcker & Smith
     2007); a point below its bar is over-confidence, above it under-confidence.
 
     Args:

@@ -56,7 +56,7 @@ def measure(problem: Problem, fitted: Fit, *, draws: int = 10_000, seed: int = 0
     ``elbo``, ``elbo_se``, ``elbo_gap``
         mean of the log weights log p(y, s) - log q(s) over draws of q, its standard error, and
         log p(y) less it: the Kullback-Leibler divergence from q to the posterior, in nats.
-    ``khat``, ``log_weight_sd``
+    ``khat``, ``sd_log_w``
         of the same weights, over all data: the shape of a generalised Pareto distribution fitted
         to their tail (below 0.7 importance sampling can mend the guide; None where they are all
         the same), and their spread.
@@ -106,7 +106,7 @@ def measure(problem: Problem, fitted: Fit, *, draws: int = 10_000, seed: int = 0
         },
         "correlation": None if point else _correlation(problem, switches),
         "log_evidence": reference.log_evidence,
-        **dict.fromkeys(("elbo", "elbo_se", "elbo_gap", "khat", "log_weight_sd")),
+        **dict.fromkeys(("elbo", "elbo_se", "elbo_gap", "khat", "sd_log_w")),
     }
     if drawn.log_q is not None and not point:
         report |= _weights(problem, drawn, drawn.log_q)
@@ -201,7 +201,7 @@ def _weights(problem: Problem, drawn: Draws, log_q: Tensor) -> dict[str, Any]:
         "elbo_se": sd / np.sqrt(number),
         "elbo_gap": None if exact is None else exact - elbo,
         "khat": khat,
-        "log_weight_sd": sd,
+        "sd_log_w": sd,
     }
 
 

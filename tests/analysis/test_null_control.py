@@ -205,6 +205,14 @@ def test_what_knows_a_little_fails_though_it_is_worse_than_chance() -> None:
     assert found["good"] is False
 
 
+def test_a_few_images_cannot_tell_signal_from_none() -> None:
+    rng = np.random.default_rng(4)
+    targets = rng.integers(0, 4, 19)
+    found = judge(predictions(rng.dirichlet(np.ones(4), size=19), targets), {})
+    assert (found["value"], found["good"]) == (None, None)
+    assert "at least 20 validation images, got 19" in found["text"]
+
+
 def test_equal_predictions_of_balanced_classes_are_chance() -> None:
     found = judge(predictions(np.full((40, 4), 0.25), np.arange(40) % 4), {"a": None})
     assert found["good"] is True

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from dirprune.analysis import plots
 from dirprune.analysis.diagnostics.reliability import calibration
-from dirprune.analysis.plots.trust import rank_band
+from dirprune.analysis.uniformity import rank_band
 
 
 def lines_of(ax, label):
@@ -44,6 +44,15 @@ def test_ranks_of_the_worst_and_the_median_unit():
     assert second.max() == pytest.approx(0.5, abs=0.01)
     assert first.min() == pytest.approx(-0.5, abs=0.01)
     np.testing.assert_allclose(first, -second, atol=1e-12)
+
+
+def test_equal_draws_share_the_ranks_by_lot():
+    """Switches that underflow are equal; their order in the file would set the restarts apart."""
+    draws = np.full((2, 200, 3), 1e-300)
+    figure = plots.rank_plot_figure({"conv": draws}, {"conv": np.ones(3)})
+    for ax in figure.axes:
+        curve = lines_of(ax, "restart 1")[0].get_ydata()
+        assert np.abs(curve).max() < 0.12  # 0.5 in the order of the file; sd at most 0.025
 
 
 def test_reliability_marks_what_is_outside_its_bar():

@@ -117,6 +117,10 @@ def test_draws_of_nuts_are_the_posterior() -> None:
 def test_fewer_draws_of_nuts_are_evenly_spaced() -> None:
     model, _ = network()
     drawn = draw_switches(model, of_nuts(), 4)
+    loader = network()[1]
+    tree = posterior(model, of_nuts(), loader, draws=4, images=20, cost_draws=2, cost_images=4)
+    assert tree["sample_stats"]["diverging"].values.sum() == 0
+    assert tree.attrs["divergences"] == 2  # of the draws that were left out
     expected = of_nuts().draws[0]["0"][[0, 20, 39, 59]]  # 59/3 apart, rounded
     assert torch.equal(drawn.switches["0"][0], expected)
     assert drawn.log_q is None

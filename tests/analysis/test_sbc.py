@@ -104,6 +104,16 @@ def test_scores_are_standard() -> None:
         assert np.var(scores) == pytest.approx(1, abs=4.5 * np.sqrt(2 / 1500))
 
 
+def test_a_fault_is_found_among_hundreds_of_units() -> None:
+    """The simulated p-value is at least 1e-4; times 600 tests that would never be below 5 %."""
+    rng = np.random.default_rng(0)
+    assert SIMULATIONS < 600 / 0.05
+    ranks = {"a": 99 * rng.integers(0, 2, (100, 600)), LIKELIHOOD: rng.integers(0, 100, (100, 1))}
+    assert Calibration(ranks, DRAWS, 0.0).summary()["verdict"] == "over-confident"
+    ranks["a"] = rng.integers(0, 100, (100, 600))
+    assert Calibration(ranks, DRAWS, 0.0).summary()["verdict"] == "calibrated"
+
+
 # -- approximations of known quality ---------------------------------------------------------------
 
 

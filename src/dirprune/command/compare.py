@@ -232,11 +232,13 @@ def _summarise(grid: Grid, folder: Path, results: Sequence[CellResult]) -> str:
     atomic_write(folder / TABLE, json.dumps(content, indent=1, allow_nan=False))
     atomic_write(folder / LINES, to_csv(results))
     original = spread(list({r.cell.seed: r.accuracy["original"] for r in results}.values()))
-    images = len(results[0].elpd)
+    own = spread(list({r.cell.seed: r.network_elpd for r in results}.values()))
+    beside = "" if own["mean"] is None else f", elpd {own['mean']:.4f}"
     sd = "" if original["sd"] is None else f" ± {original['sd']:.2f}"
     return (
         f"{to_markdown(rows)}\n"
-        f"the networks themselves: {original['mean']:.2f}{sd} %; scored on {images:,} images\n"
+        f"the networks themselves: {original['mean']:.2f}{sd} %{beside}. Accuracy is over all "
+        f"validation images, elpd over {len(results[0].elpd):,} of them.\n"
         f"figures: {folder / FIGURES}"
     )
 

@@ -54,7 +54,8 @@ def test_rows_are_means_over_seeds_and_differences_are_paired() -> None:
     # The images' noise is common: the differences are -0.1 and -0.3 on every image, so their error
     # is that between networks alone, sqrt(0.02 / 2).
     assert second["difference"] == {"mean": pytest.approx(-0.2), "se": pytest.approx(0.1)}
-    assert second["khat"] == {"mean": 0.5, "sd": None}
+    # Beyond measure for one seed: a mean of the others would hide the worst.
+    assert second["khat"] == {"mean": None, "sd": None}
     assert second["tau"]["mean"] == pytest.approx(4 / 6)
     assert second["kept"]["keep=0.5"]["mean"] == pytest.approx(1 / 3)
     assert second["seconds"]["posterior"] == {"mean": 2.0, "sd": 0.0}
@@ -75,6 +76,28 @@ def test_the_reference_has_all_seeds_and_others_are_compared_where_both_are() ->
     assert rows[2]["difference"] == {"mean": None, "se": None}
     assert rows[2]["tau"]["mean"] is None
     assert "-" in to_markdown(rows)
+
+
+def test_rows_are_ordered_by_what_is_paired() -> None:
+    """The second network is the easier one; a row that has it alone is no better for that."""
+    rows = build_table(
+        [
+            result("a", seed=0, elpd=-3.0), result("a", seed=1, elpd=-1.0),
+            result("b", seed=0, elpd=-3.1), result("b", seed=1, elpd=-1.1),
+            result("partial", seed=1, elpd=-1.2),
+        ]
+    )  # fmt: skip
+    assert [row["guide"] for row in rows] == ["a", "b", "partial"]
+    lines = to_markdown(rows).splitlines()
+    assert "seeds" in lines[0]
+    assert lines[4].split("|")[-2].strip() == "1 of 2"
+
+
+def test_a_whole_grid_needs_no_column_for_its_seeds() -> None:
+    rows = build_table(
+        [result("a", seed=s) for s in (0, 1)] + [result("b", seed=s) for s in (0, 1)]
+    )
+    assert "seeds" not in to_markdown(rows).splitlines()[0]
 
 
 def test_markdown_and_csv() -> None:

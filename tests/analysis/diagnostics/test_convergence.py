@@ -51,3 +51,16 @@ def test_constant_loss_has_come_to_rest():
 def test_convergence_needs_steps():
     with pytest.raises(DirpruneError, match="got 3"):
         svi_convergence({"svi": [[3.0, 2.0, 1.0]]})
+
+
+def test_a_restart_that_still_falls_is_not_hidden_by_one_with_a_larger_z():
+    rng = np.random.default_rng(0)
+    last = np.arange(8000) >= 6000
+    rest = 1000 + rng.normal(size=8000) - 0.3 * last  # z about 9.5, yet 0.03 % of the loss
+    falls = 1000 + 100 * rng.normal(size=8000) - 20 * last  # z about 6, and 2 % of the loss
+    found = svi_convergence({"svi": [rest, falls]})
+    first, second = found["value"]["restarts"]
+    assert abs(first["z"]) > abs(second["z"]) > 2
+    assert not found["good"]
+    assert "still improving" in found["text"]
+    assert svi_convergence({"svi": [rest]})["good"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from dirprune.analysis.diagnostics import importance
 from dirprune.analysis.diagnostics.findings import largest_khat
@@ -84,3 +86,23 @@ def test_infinite_densities_are_refused(conjugate):
     tree["sample_stats"]["lp"].values[0, 3] = -math.inf
     with pytest.raises(DirpruneError, match="some not finite"):
         importance(tree)
+
+
+def test_parameters_of_priors_are_dimensions_too(conjugate):
+    tree = conjugate([1.0] * 4, [9, 5, 3, 1], draws=100)
+    assert importance(tree)["value"]["dimensions"] == 3
+    posterior = tree["posterior"].to_dataset()
+    posterior["a_concentration"] = posterior["a"] + 1.0  # one for each unit
+    tree["posterior"] = xr.DataTree(posterior)
+    tree.attrs["sites"] = json.dumps({"a": [[], []]})
+    assert importance(tree)["value"]["dimensions"] == 7
+
+
+def test_a_large_sd_is_not_laid_at_the_guides_door_alone(conjugate):
+    """SVI that has not come to rest and a sub-sample of images widen the weights too."""
+    tree = conjugate([1.0] * 4, [900, 500, 300, 100], [90.0, 500, 300, 100], draws=100)
+    text = importance(tree)["text"]
+    assert "SVI that has not come to rest" in text
+    assert "images stand for" not in text
+    tree.attrs["lp_images"] = 50
+    assert "50 images stand for 1,800" in importance(tree)["text"]

@@ -73,6 +73,11 @@ def test_certain_and_right_is_calibrated():
     assert found.verdict == "reliable"
 
 
+def test_a_few_images_are_no_proof():
+    p, targets = simulate(30)
+    assert "as far as 30 validation images can tell" in reliability(tree_of(p, targets))["text"]
+
+
 def test_the_network_stands_beside_the_posterior():
     p, targets = simulate(500)
     found = reliability(tree_of(p, targets, network_probabilities=simulate(500, 2.0)[0]))

@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 from dirprune.analysis.diagnostics import restart_agreement
+from dirprune.analysis.diagnostics.restarts import largest_rhat
 from dirprune.model.errors import DirpruneError
 
 
@@ -47,3 +48,22 @@ def test_a_site_of_one_unit_is_left_out(make_tree, dirichlet):
     assert both == restart_agreement(make_tree({"a": draws}))
     with pytest.raises(DirpruneError, match="no site has more than one unit"):
         restart_agreement(make_tree({"one": torch.ones(2, 500, 1)}))
+
+
+@pytest.mark.parametrize(
+    ("draws", "limit"), [(24, 1.118), (100, 1.030), (294, 1.0102), (400, 1.01)]
+)
+def test_few_draws_widen_the_limit(draws, limit):
+    assert largest_rhat(draws) == pytest.approx(limit, abs=1e-3)
+
+
+def test_equal_restarts_are_not_told_apart_by_the_noise_of_few_draws(make_tree, dirichlet):
+    """R-hat of 100 draws exceeds 1.01 by chance alone for a tenth of the units and more."""
+    good = []
+    for seed in range(10):
+        found = restart_agreement(make_tree({"a": dirichlet([2.0] * 30, 2, 100, seed=seed)}))
+        assert found["value"]["rhat_95"] > 1.01
+        good.append(found["good"])
+    assert sum(good) >= 9
+    far = torch.stack([dirichlet([9.0, 1.0], 100), dirichlet([1.0, 9.0], 100)])
+    assert not restart_agreement(make_tree({"a": far}))["good"]

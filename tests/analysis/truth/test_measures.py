@@ -44,7 +44,7 @@ def test_the_truth_is_found_true(problem: Problem) -> None:
     report = measure(problem, fit_of(problem, exact_of(problem).concentration), draws=DRAWS)
     # The log weights are constant, all equal to the evidence: to rounding.
     assert report["elbo_gap"] == pytest.approx(0, abs=1e-9)
-    assert report["log_weight_sd"] < 1e-9
+    assert report["sd_log_w"] < 1e-9
     se = 1 / math.sqrt(DRAWS)
     assert np.abs(report["bias_mean"]["0"]).max() < 4.5 * se
     assert np.abs(np.log(report["sd_ratio"]["0"])).max() < 0.05  # 4.5 se at a kurtosis of 7
