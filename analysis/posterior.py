@@ -54,8 +54,8 @@ def posterior(
             :func:`~dirprune.inference.sample.sample`.
         loader: training images.
         draws: posterior and prior draws per chain; of NUTS, at most as many as there are.
-        images: n, training images for the log likelihood. With too few, ``lp`` is a poor estimate of
-            the density over all N, and k-hat and power-scaling blame the guide for it.
+        images: n, training images for the log likelihood. With too few, ``lp`` is a poor estimate
+            of the density over all N, and k-hat and power-scaling blame the guide for it.
         cost_draws: posterior draws per chain for the removal cost.
         cost_images: training images for the removal cost.
         seed: of the draws and of the choice of images.

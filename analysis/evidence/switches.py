@@ -87,7 +87,7 @@ def _thinned(model: SwitchedNetwork, chains: list[dict[str, Tensor]], draws: int
 
 
 def chosen_stats(fit: Fit, draws: int) -> dict[str, Tensor]:
-    """What the sampler says of the draws that :func:`draw_switches` takes, name -> [chain, draw]."""
+    """What the sampler says of the draws of :func:`draw_switches`, name -> [chain, draw]."""
     return {
         name: torch.stack([chain[name][_spaced(len(chain[name]), draws)] for chain in fit.stats])
         for name in fit.stats[0]
