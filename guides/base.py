@@ -53,7 +53,8 @@ class SwitchGuide(AutoGuide):
     and a line in ``GUIDES`` gives it a name in ``fit`` and on the command line. Its constructor's
     keywords with a number or None for a default become the options of that name. Moments and
     quantiles come from ``distribution(...).mean`` and ``.variance``, or from draws where these are
-    not implemented; override :meth:`quantiles` where there is a closed form. Densities are with
+    not implemented; override :meth:`quantiles` where there is a closed form. A distribution of your
+    own is a ``pyro.distributions.TorchDistribution`` with ``expand`` too. Densities are with
     respect to Lebesgue measure on the first K - 1 coordinates, as torch's Dirichlet has it. A guide
     that is not mean-field overrides :meth:`forward` as well: see ``low_rank.py``.
 
@@ -120,7 +121,7 @@ class SwitchGuide(AutoGuide):
     # -- names and copies --------------------------------------------------------------------------
 
     def _rename(self, name: str) -> None:
-        self._pyro_name = f"{name.partition('$')[0]}${next(_serial)}"
+        self._pyro_name = unique_name(name)
 
     def _pyro_set_supermodule(self, name: str, context: Any) -> None:
         super()._pyro_set_supermodule(name, context)
@@ -329,6 +330,11 @@ class SwitchGuide(AutoGuide):
             return point / point.sum(-1, keepdim=True)
 
         return {name: of(name, value) for name, value in self.marginal_median().items()}
+
+
+def unique_name(name: str) -> str:
+    """A name for Pyro's parameter store that no guide has had."""
+    return f"{name.partition('$')[0]}${next(_serial)}"
 
 
 def latent_part(model: Callable[..., Any]) -> Callable[..., Any]:

@@ -136,6 +136,13 @@ def check_positive(name: str, value: float) -> float:
     return value
 
 
+def check_count(name: str, value: int) -> int:
+    """A size that must be a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"Expected {name} to be a whole number of at least 1, but got {value!r}")
+    return value
+
+
 def _beta_quantiles(phi: Tensor, levels: Tensor) -> Tensor:
     """Quantiles [len(levels), ..., K] of each component, in float64 on the CPU."""
     a = phi.cpu().double().numpy()

@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoGuideList
+from torch import nn
 
 from ..model.errors import DirpruneError
 
@@ -46,8 +47,15 @@ def check_elbo(elbo: Trace_ELBO, guide: Callable[..., Any], *args: Any) -> None:
     """
     if not isinstance(elbo, TraceMeanField_ELBO):
         return
-    with pyro.get_param_store().scope(), torch.random.fork_rng(), torch.no_grad():
-        trace = poutine.trace(poutine.block(guide, hide_fn=lambda msg: False)).get_trace(*args)
+    parameters = guide.parameters() if isinstance(guide, nn.Module) else ()
+    devices = {p.device for p in parameters if p.is_cuda}
+    with (
+        pyro.get_param_store().scope(),
+        torch.random.fork_rng(list(devices)),
+        torch.no_grad(),
+        poutine.block(),
+    ):
+        trace = poutine.trace(guide).get_trace(*args)
     for name, site in trace.nodes.items():
         fn = site.get("fn")
         while isinstance(fn, dist.Independent | dist.MaskedDistribution):

@@ -91,7 +91,7 @@ def make_guide(name: str, model: Any, options: Mapping[str, Any] | None = None) 
     Raises:
         DirpruneError: an unknown name, an option of another guide, or a value that it refuses.
     """
-    options = dict(options or {})
+    options = options or {}
     check_options(name, options)
     family = GUIDES[name]
     hyper = list(getattr(model, "hyper_sites", ()))
@@ -107,19 +107,32 @@ def make_guide(name: str, model: Any, options: Mapping[str, Any] | None = None) 
             AutoLogNormal(poutine.block(latent, expose=hyper), prototype_args=()),
         ):
             guide.append(part)
+        # Now, not at the first call: Pyro takes the model from a list that is copied or saved.
+        guide._setup_prototype()
         return guide
     except (ValueError, TypeError, AttributeError) as error:
         raise DirpruneError(f"guide {name!r}: {error}") from error
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse an unknown guide, and options that it does not have."""
+    """Refuse an unknown guide, options that it does not have, and values that are no numbers."""
     if name not in GUIDES:
-        raise unknown_name("guide", name, GUIDES)
+        raise unknown_name("guide", str(name), GUIDES)
+    if not isinstance(options, Mapping):
+        raise DirpruneError(
+            f"guide_options: expected a mapping, as in {{'rank': 10}}, got {options!r}"
+        )
     known = GUIDES[name].options
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             others = [n for n, f in GUIDES.items() if option in f.options]
             of = f"; it is an option of {', '.join(others)}" if others else ""
             has = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
             raise DirpruneError(f"guide {name!r} has no option {option!r}{of}. It has: {has}")
+        # Python's own numbers alone: settings and checkpoints hold them, as JSON.
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number and not (value is None and known[option] is None):
+            raise DirpruneError(
+                f"guide {name!r}: option {option!r}: expected a number, as in {option}="
+                f"{known[option]}, got {value!r}"
+            )

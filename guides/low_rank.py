@@ -17,7 +17,7 @@ from torch.distributions import constraints
 
 from ..model.errors import unknown_name
 from .base import SwitchGuide
-from .dirichlet import check_positive
+from .dirichlet import check_count, check_positive
 from .distributions import LowRankLogisticNormal
 
 
@@ -57,10 +57,9 @@ class AutoLowRankLogisticNormal(SwitchGuide):
     def __init__(
         self, model: Callable[..., Any], *, rank: int = 10, init_scale: float = 0.3, **kwargs: Any
     ) -> None:
-        if rank != int(rank) or rank < 1:
-            raise ValueError(f"Expected rank to be a whole number of 1 or more, but got {rank}")
+        check_count("rank", rank)
         check_positive("init_scale", init_scale)
-        super().__init__(model, rank=int(rank), init_scale=init_scale, **kwargs)
+        super().__init__(model, rank=rank, init_scale=init_scale, **kwargs)
 
     @staticmethod
     def elbo(**kwargs: Any) -> TraceMeanField_ELBO:

@@ -21,8 +21,8 @@ from pyro.infer.autoguide import (
     init_to_feasible,
 )
 
-from .base import latent_part
-from .dirichlet import check_positive
+from .base import latent_part, unique_name
+from .dirichlet import check_count, check_positive
 
 Model = Callable[..., Any]
 
@@ -45,7 +45,8 @@ def low_rank_normal(model: Model, *, rank: int | None = None, init_scale: float 
     ``rank`` None takes the square root of their number.
     """
     check_positive("init_scale", init_scale)
-    check_count("rank", rank)
+    if rank is not None:
+        check_count("rank", rank)
     guide = AutoLowRankMultivariateNormal(
         latent_part(model), init_loc_fn=init_to_feasible, init_scale=init_scale, rank=rank
     )
@@ -61,28 +62,23 @@ def iaf_normal(
     times and one more.
     """
     check_count("num_transforms", num_transforms)
-    check_count("hidden_dim", hidden_dim)
-    hidden = None if hidden_dim is None else [hidden_dim]
+    hidden = None if hidden_dim is None else [check_count("hidden_dim", hidden_dim)]
     return _ready(
         model, AutoIAFNormal(latent_part(model), hidden_dim=hidden, num_transforms=num_transforms)
     )
 
 
-def check_count(name: str, value: int | None) -> None:
-    """A size that must be a whole number of at least 1, or None."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"Expected {name} to be a whole number of at least 1, but got {value!r}")
-
-
-def _ready(model: Model, guide: AutoGuide) -> AutoGuide:
-    """Make the parameters now, so that optimisers see them, in the precision of the switches."""
+def _ready(model: Any, guide: AutoGuide) -> AutoGuide:
+    """Make the parameters now, so that optimisers see them, in float64 and where the model is."""
+    # Pyro calls every AutoNormal "AutoNormal": in its store the second would be the first.
+    guide._pyro_set_supermodule(unique_name(guide._pyro_name), guide._pyro_context)
     if hasattr(model, "sample_switches"):
         with (
             pyro.get_param_store().scope(),
             poutine.block(),
             torch.no_grad(),
-            torch.random.fork_rng([]),
+            torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),
         ):
             guide()
-            guide.double()  # flows are made in float32
+            guide.to(model.device, torch.float64)  # flows are made in float32, on the CPU
     return guide

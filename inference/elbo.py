@@ -44,8 +44,11 @@ def estimate_elbo(
         The estimate and its standard error (NaN for a single batch).
 
     Raises:
-        DirpruneError: the loader is empty.
+        DirpruneError: the loader is empty, or a number is not at least 1.
     """
+    for name, number in (("passes", passes), ("particles", particles)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise DirpruneError(f"{name}: expected a whole number of at least 1, got {number!r}")
     loss, values, sizes = elbo_for(guide), [], []
     with (
         torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),

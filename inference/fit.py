@@ -108,7 +108,11 @@ def fit(
         lr = GUIDES[guide].lr if isinstance(guide, str) and guide in GUIDES else LR
     if not 0 < lr < 10:
         raise DirpruneError(f"lr: expected a step size between 0 and 10, got {lr}")
+    if isinstance(guide, str):
+        check_options(guide, guide_options or {})
     options = dict(guide_options or {})
+    if elbo is not None and not isinstance(elbo, Trace_ELBO):
+        raise DirpruneError(f"elbo: expected one of Pyro's, made, as in Trace_ELBO(), got {elbo!r}")
     make = guide_factory(guide, restarts, options)
     started = time.perf_counter()
     folder = None if checkpoint is None else Path(checkpoint)
@@ -166,7 +170,6 @@ def guide_factory(
 ) -> Callable[[SwitchedNetwork], AutoGuide]:
     """A function that makes a guide for a model, from any way to say which."""
     if isinstance(guide, str):
-        check_options(guide, options)
         return lambda model: make_guide(guide, model, options)
     if options:
         raise DirpruneError(
@@ -198,7 +201,8 @@ def fingerprint(model: SwitchedNetwork) -> dict[str, Any]:
     for tensor in (*model.network.parameters(), *model.network.buffers()):
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         crc = zlib.crc32(data.numpy(), crc)
-    with torch.random.fork_rng([]), torch.no_grad(), poutine.block():
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad(), poutine.block():
         torch.manual_seed(0)  # one draw and its density tell priors apart, hyper-priors included
         trace = poutine.trace(model.sample_switches).get_trace()
         trace.compute_log_prob()
@@ -247,12 +251,56 @@ class _Svi:
         self.steps_done = 0
         self._seen: tuple[Any, ...] | None = None
 
+    def _check_statements(self, inputs: Any, targets: Tensor) -> None:
+        """The guide samples what the model does, and no parameter of either goes unlearned."""
+        device = self.model.device
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            pyro.get_param_store().scope(),
+            poutine.block(),
+            torch.no_grad(),
+        ):
+            p: Any = poutine.trace(self.model.sample_switches).get_trace()
+            q: Any = poutine.trace(self.guide).get_trace(inputs, targets)
+        known = {id(parameter) for parameter in self.loss.parameters()}
+        for whose, trace in (("prior", p), ("guide", q)):
+            for name in trace.param_nodes:
+                value = trace.nodes[name]["value"]
+                if (
+                    id(value.unconstrained() if hasattr(value, "unconstrained") else value)
+                    not in known
+                ):
+                    raise DirpruneError(
+                        f"the {whose} has a pyro.param {name!r}, which fit would not learn: hold "
+                        "it in a torch.nn.Module or PyroModule instead, as a parameter of that"
+                    )
+        latent, found = dict(p.iter_stochastic_nodes()), dict(q.iter_stochastic_nodes())
+        kind = type(self.guide).__name__
+        for name, site in latent.items():
+            shape = list(site["value"].shape)
+            if name not in found or list(found[name]["value"].shape) != shape:
+                came = (
+                    f"of shape {list(found[name]['value'].shape)}" if name in found else "missing"
+                )
+                raise DirpruneError(
+                    f"{kind} is not a guide of this model: the latent site {name!r}, of shape "
+                    f"{shape}, is {came} in the guide"
+                )
+        for name, site in found.items():
+            if name not in latent and not site["infer"].get("is_auxiliary"):
+                raise DirpruneError(
+                    f"{kind} is not a guide of this model: it samples {name!r}, which the model "
+                    f"does not have; its latent sites are {', '.join(latent)}"
+                )
+
     def step(self, inputs: Any, targets: Tensor) -> float:
         # The first batch is looked at, and every one whose targets are of another kind: those might
         # broadcast, and give a loss that means nothing.
         kind = (targets.shape[1:], targets.dtype) if isinstance(targets, Tensor) else ()
         if kind != self._seen:
             self._look(inputs, targets)
+            if self._seen is None:
+                self._check_statements(inputs, targets)
             self._seen = kind
         try:
             value = self._gradient(inputs, targets)

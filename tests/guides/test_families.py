@@ -1,5 +1,7 @@
 """Guides by name: options, refusals, the ELBO of each, and priors with parameters of their own."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoGuide,
@@ -17,6 +19,7 @@ from pyro.infer.autoguide import (
     AutoLowRankMultivariateNormal,
     AutoNormal,
 )
+from pyro.optim import Adam
 from torch import nn
 
 from dirprune.guides import GUIDES, AutoDirichlet, check_elbo, elbo_for, make_guide
@@ -155,3 +158,77 @@ def test_options_reach_the_guide() -> None:
     assert guide.cov_factor.shape == (6, 2)
     dirichlet = make_guide("dirichlet", network(), {"init_concentration": 3.0})
     assert dirichlet.concentration()["0"].tolist() == pytest.approx([3.0] * 5)
+
+
+@pytest.mark.parametrize("value", ["3", None, True, [1], torch.tensor(2.0)])
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("dirichlet", "init_concentration"),
+        ("low-rank-logistic-normal", "rank"),
+        ("normal", "init_scale"),
+        ("iaf-normal", "num_transforms"),
+    ],
+)
+def test_options_are_numbers(name: str, option: str, value: Any) -> None:
+    with pytest.raises(DirpruneError, match=f"option '{option}': expected a number, as in"):
+        make_guide(name, network(), {option: value})
+
+
+def test_options_are_a_mapping_of_a_name_that_is_a_string() -> None:
+    with pytest.raises(DirpruneError, match="guide_options: expected a mapping"):
+        make_guide("dirichlet", network(), "rank=3")  # type: ignore[arg-type]
+    with pytest.raises(DirpruneError, match="unknown guide 'None'"):
+        make_guide(None, network())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))])
+@pytest.mark.parametrize("name", OURS)
+def test_a_list_that_was_never_called_is_copied_and_saved(
+    name: str, duplicate: Callable[[Any], Any]
+) -> None:
+    guide = make_guide(name, network(prior=gamma_prior))
+    other = duplicate(guide)
+    drawn = []
+    for each in (guide, other):  # Pyro's copy takes the model from the guide that was copied
+        torch.manual_seed(1)
+        drawn.append(each())
+    assert set(drawn[0]) == {"0", "2", "0_alpha", "2_alpha"}
+    for site, value in drawn[0].items():
+        assert torch.equal(value, drawn[1][site])
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(1.0)
+    torch.manual_seed(1)
+    assert torch.equal(guide()["0"], drawn[0]["0"])
+
+
+def test_the_check_of_the_elbo_shows_nothing_to_handlers_around_it() -> None:
+    model = network()
+    guide = make_guide("dirichlet", model)
+    with poutine.trace() as outer:
+        check_elbo(TraceMeanField_ELBO(), guide, model.example)
+    assert not outer.trace.stochastic_nodes
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", GUIDES)
+def test_guides_are_where_the_model_is(name: str) -> None:
+    model = network().to("cuda")
+    guide = make_guide(name, model)
+    assert all(value.is_cuda for value in guide(model.example).values())
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_second_guide_of_a_name_is_not_the_first_under_pyros_own_svi(name: str) -> None:
+    model, data = network(), (torch.randn(4, 4), torch.tensor([0, 1, 0, 1]))
+    first, second = make_guide(name, model), make_guide(name, model)
+    before = [p.detach().clone() for p in second.parameters()]
+    svi = SVI(model, first, Adam({"lr": 0.05}), elbo_for(first))
+    for _ in range(3):
+        svi.step(*data)
+    after = [p.detach().clone() for p in first.parameters()]
+    svi = SVI(model, second, Adam({"lr": 0.05}), elbo_for(second))
+    svi.step(*data)
+    assert not all(map(torch.equal, second.parameters(), before))
+    assert all(map(torch.equal, first.parameters(), after))

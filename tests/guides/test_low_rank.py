@@ -269,9 +269,11 @@ def test_a_subsampled_plate_is_refused() -> None:
         AutoLowRankLogisticNormal(model, prototype_args=())
 
 
-@pytest.mark.parametrize("rank", [0, -1, 1.5])
+@pytest.mark.parametrize("rank", [0, -1, 1.5, True, math.inf, None])
 def test_bad_rank_is_refused(rank: Any) -> None:
-    with pytest.raises(ValueError, match=f"rank to be a whole number of 1 or more, but got {rank}"):
+    with pytest.raises(
+        ValueError, match=f"rank to be a whole number of at least 1, but got {rank}"
+    ):
         AutoLowRankLogisticNormal(gaussian, rank=rank)
 
 

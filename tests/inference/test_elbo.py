@@ -96,3 +96,11 @@ def test_one_batch_has_no_standard_error_and_no_batch_is_refused() -> None:
     assert math.isnan(estimate_elbo(model, AutoDirichlet(model), batches(14))[1])
     with pytest.raises(DirpruneError, match="the loader is empty"):
         estimate_elbo(model, AutoDirichlet(model), [])
+
+
+@pytest.mark.parametrize("what", ["passes", "particles"])
+@pytest.mark.parametrize("number", [0, -1, 1.5, True])
+def test_numbers_are_at_least_one(what: str, number: float) -> None:
+    model = multinomial()
+    with pytest.raises(DirpruneError, match=f"{what}: expected a whole number of at least 1"):
+        estimate_elbo(model, AutoDirichlet(model), batches(7), **{what: number})  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoIAFNormal, AutoNormal
 from scipy import stats
 from torch import Tensor, nn
@@ -618,3 +619,64 @@ def test_the_bar_is_silent_off_a_terminal(
     assert out == ""
     assert ("SVI 2/2" in err) == shown
     assert (err != "") == shown
+
+
+# -- guides and models that do not belong together -------------------------------------------------
+
+
+def test_a_guide_of_another_model_is_refused(classifier: Classifier, batches: Batches) -> None:
+    small, large = classifier(include=("0",)), classifier()
+    with pytest.raises(DirpruneError, match=r"the latent site '2', of shape \[5\], is missing"):
+        fit(large, AutoDirichlet(small), batches())
+    with pytest.raises(DirpruneError, match=r"samples '2', which the model does not have"):
+        fit(small, AutoDirichlet(large), batches())
+    network = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3))
+    narrow = SwitchedNetwork(network, torch.zeros(2, 4), num_data=40)
+    with pytest.raises(DirpruneError, match=r"'0', of shape \[6\], is of shape \[3\] in the guide"):
+        fit(small, AutoDirichlet(narrow), batches())
+
+
+def test_a_pyro_param_that_would_not_be_learned_is_refused(
+    classifier: Classifier, batches: Batches
+) -> None:
+    def prior(site: Any) -> dist.Dirichlet:
+        alpha = pyro.param(f"{site.name}_alpha", torch.ones((), dtype=torch.float64))
+        return dist.Dirichlet(alpha.expand(site.size))
+
+    with pytest.raises(DirpruneError, match=r"prior has a pyro.param '0_alpha', which fit would"):
+        fit(classifier(prior=prior), "dirichlet", batches())
+
+    def half(inputs: Any, targets: Any = None) -> None:
+        pyro.sample("2", dist.Dirichlet(pyro.param("c", torch.ones(5).double())))
+
+    def guide(model: SwitchedNetwork) -> AutoGuideList:
+        parts = AutoGuideList(model)
+        parts.append(AutoDirichlet(poutine.block(model, expose=["0"])))
+        parts.append(half)
+        return parts
+
+    with pytest.raises(DirpruneError, match=r"guide has a pyro.param 'c', which fit would not"):
+        fit(classifier(), guide, batches())
+
+
+def test_parameters_of_a_prior_that_is_a_module_are_learned(batches: Batches) -> None:
+    class Learned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.log_alpha = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+        def forward(self, site: Any) -> dist.Dirichlet:
+            return dist.Dirichlet(self.log_alpha.exp().expand(site.size))
+
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    model = SwitchedNetwork(network, torch.zeros(2, 4), num_data=40, prior=Learned())
+    learned = fit(model, "dirichlet", batches(), restarts=2).learned
+    assert all(float(part["prior.log_alpha"]) != 0 for part in learned)
+
+
+@pytest.mark.parametrize("elbo", ["Trace_ELBO", Trace_ELBO])
+def test_an_elbo_that_is_none_is_refused(
+    classifier: Classifier, batches: Batches, elbo: Any
+) -> None:
+    with pytest.raises(DirpruneError, match=r"elbo: expected one of Pyro's, made, as in"):
+        fit(classifier(), "dirichlet", batches(), elbo=elbo)
