@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Categorical
 
-from ..inference.fit import readable
+from ..inference.fingerprint import readable
 from ..inference.loop import Loader
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoGuide
 from pyro.nn.module import PyroParam
 from pyro.ops.tensor_utils import periodic_repeat
 from torch import Tensor
 from torch.distributions import constraints
 
+from .checks import check_levels
+from .naming import NamedGuide
+from .sites import attribute, has_support, prior_mean
+
 # Where a moment or a quantile has no closed form it is that of so many draws under a fixed seed:
 # a mean's standard error is 1 % of the posterior's sd.
 DRAWS = 10_000
 
-_serial = itertools.count()
 
-
-class SwitchGuide(AutoGuide):
+class SwitchGuide(NamedGuide):
     r"""A guide whose sites are on the simplex: what all of ours share.
 
     **How to write another.** A mean-field guide :math:`q(s) = \prod_l q(s_l)` says which parameters
@@ -118,44 +117,6 @@ class SwitchGuide(AutoGuide):
         """The ELBO that is right for this guide."""
         raise NotImplementedError
 
-    # -- names and copies --------------------------------------------------------------------------
-
-    def _rename(self, name: str) -> None:
-        self._pyro_name = unique_name(name)
-
-    def _pyro_set_supermodule(self, name: str, context: Any) -> None:
-        super()._pyro_set_supermodule(name, context)
-        self._rename(name)  # the first part of every AutoGuideList has the same one
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Pyro hangs a weak reference on parameters without a constraint. It cannot be pickled, and
-        # comes again with the next call.
-        for parameter in self.parameters(recurse=False):
-            parameter.__dict__.pop("unconstrained", None)
-        # Pyro's version takes the model from the live guide.
-        state = self.__dict__.copy()
-        state.pop("plates", None)  # made anew by each call
-        state["master"] = None
-        if self.prototype_trace is not None:
-            state["_model"] = (None,)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._rename(self._pyro_name)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        shared = {
-            "_model": (memo.get(id(self.model), self.model),),
-            "prototype_trace": self.prototype_trace,
-            "create_plates": self.create_plates,
-        }
-        state = {k: v for k, v in self.__getstate__().items() if k not in shared}
-        new = self.__class__.__new__(self.__class__)
-        memo[id(self)] = new
-        new.__setstate__(copy.deepcopy(state, memo) | shared)
-        return new
-
     # -- parameters --------------------------------------------------------------------------------
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
@@ -177,7 +138,7 @@ class SwitchGuide(AutoGuide):
         self.prototype_trace = poutine.Trace()
         means = {}
         for name, site in sites.items():
-            mean, event_dim = _prior_mean(site), site["fn"].event_dim
+            mean, event_dim = prior_mean(site), site["fn"].event_dim
             self.prototype_trace.add_node(
                 name,
                 name=name,
@@ -330,59 +291,3 @@ class SwitchGuide(AutoGuide):
             return point / point.sum(-1, keepdim=True)
 
         return {name: of(name, value) for name, value in self.marginal_median().items()}
-
-
-def unique_name(name: str) -> str:
-    """A name for Pyro's parameter store that no guide has had."""
-    return f"{name.partition('$')[0]}${next(_serial)}"
-
-
-def latent_part(model: Callable[..., Any]) -> Callable[..., Any]:
-    """The model without its data, where it has such a part.
-
-    Pyro's guides take whatever is not observed when they are set up for latent, the targets too.
-    """
-    latent = getattr(model, "sample_switches", None)
-    if latent is None:
-        return model
-
-    def sample_switches(*args: Any, **kwargs: Any) -> Any:
-        return latent()
-
-    return sample_switches
-
-
-def attribute(key: str, site_name: str) -> str:
-    """The attribute that holds a site's parameter: never one of a module's own, never nested."""
-    return f"{key}/{site_name.replace('.', '/')}"
-
-
-def has_support(fn: Any, wanted: constraints.Constraint) -> bool:
-    """Does a site's distribution live on this support, its event dimensions aside?"""
-    support = fn.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support is wanted or (
-        # Half-lines are made anew by each distribution.
-        wanted is constraints.positive
-        and isinstance(support, constraints.greater_than | constraints.greater_than_eq)
-        and bool(torch.as_tensor(support.lower_bound == 0).all())
-    )
-
-
-def check_levels(q: Sequence[float] | Tensor) -> Tensor:
-    """Probabilities as a float64 vector on the CPU."""
-    levels = torch.as_tensor(q, dtype=torch.float64).cpu()
-    if levels.dim() != 1 or not bool(((levels >= 0) & (levels <= 1)).all()):
-        raise ValueError(f"quantiles: expected a list of probabilities in [0, 1], got {q}")
-    return levels
-
-
-def _prior_mean(site: Any) -> Tensor:
-    """Where to start: the prior's mean or, where that is not implemented, the simplex's centre."""
-    fn, value = site["fn"], site["value"]
-    try:
-        mean = fn.mean
-    except NotImplementedError:
-        mean = torch.full_like(value, 1 / value.shape[-1])
-    return mean.detach().expand(fn.shape()).clone()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,8 @@ from scipy import special
 from torch import Tensor
 from torch.distributions import constraints
 
-from .base import SwitchGuide, check_levels
+from .base import SwitchGuide
+from .checks import check_levels, check_positive
 
 # The least sum of a site's concentrations; the floor of each of its K is 1/K of it. torch's
 # gradients of E[f(s)], f smooth, go wrong by the sum, not by the single concentration, in float32
@@ -127,20 +127,6 @@ class AutoDirichlet(SwitchGuide):
         return self._each(
             lambda concentration: _beta_quantiles(concentration, levels).to(concentration)
         )
-
-
-def check_positive(name: str, value: float) -> float:
-    """An initial value that must be a positive, finite number."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"Expected {name} > 0, but got {value}")
-    return value
-
-
-def check_count(name: str, value: int) -> int:
-    """A size that must be a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"Expected {name} to be a whole number of at least 1, but got {value!r}")
-    return value
 
 
 def _beta_quantiles(phi: Tensor, levels: Tensor) -> Tensor:

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
 
 from ..model.errors import DirpruneError, unknown_name
 from . import pyro_guides
-from .base import SwitchGuide, latent_part
+from .base import SwitchGuide
 from .dirichlet import AutoDirichlet
 from .generalized_dirichlet import AutoGeneralizedDirichlet
 from .log_normal import AutoLogNormal
 from .logistic_normal import AutoLogisticNormal
 from .low_rank import AutoLowRankLogisticNormal
+from .sites import has_support, latent_part
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def make_guide(name: str, model: Any, options: Mapping[str, Any] | None = None) 
         ):
             return family.make(model, **options)
         latent = latent_part(model)
+        _check_positive_support(name, latent, hyper)
         guide = AutoGuideList(latent)
         for part in (
             family.make(poutine.block(latent, hide=hyper), **options, prototype_args=()),
@@ -112,6 +115,20 @@ def make_guide(name: str, model: Any, options: Mapping[str, Any] | None = None) 
         return guide
     except (ValueError, TypeError, AttributeError) as error:
         raise DirpruneError(f"guide {name!r}: {error}") from error
+
+
+def _check_positive_support(name: str, latent: Callable[..., Any], hyper: list[str]) -> None:
+    """Ours have a guide for what is positive; Pyro's take any parameter of a prior."""
+    with poutine.block(), torch.random.fork_rng([]):
+        trace = poutine.trace(latent).get_trace()
+    for site in hyper:
+        fn: Any = trace.nodes[site]["fn"]
+        if not has_support(fn, AutoLogNormal.support):
+            raise ValueError(
+                f"the prior's parameter {site!r} is a {type(fn).__name__} with support "
+                f"{fn.support}: expected one on the positive half-line (Gamma, LogNormal, "
+                "HalfCauchy). The guides 'normal' and 'low-rank-normal' take any"
+            )
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .base import SwitchGuide
-from .dirichlet import MIN_TOTAL, check_positive
+from .checks import check_positive
+from .dirichlet import MIN_TOTAL
 from .distributions import GeneralizedDirichlet
 
 

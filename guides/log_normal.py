@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributions import Gamma, LogNormal, constraints
 from torch.distributions.kl import register_kl
 
-from .base import SwitchGuide, check_levels
-from .dirichlet import check_positive
+from .base import SwitchGuide
+from .checks import check_levels, check_positive
 
 
 class AutoLogNormal(SwitchGuide):

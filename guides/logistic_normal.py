@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .base import SwitchGuide
-from .dirichlet import check_positive
+from .checks import check_positive
 from .distributions import LogisticNormal
 
 

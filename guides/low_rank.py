@@ -17,7 +17,7 @@ from torch.distributions import constraints
 
 from ..model.errors import unknown_name
 from .base import SwitchGuide
-from .dirichlet import check_count, check_positive
+from .checks import check_count, check_positive
 from .distributions import LowRankLogisticNormal
 
 

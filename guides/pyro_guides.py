@@ -21,8 +21,9 @@ from pyro.infer.autoguide import (
     init_to_feasible,
 )
 
-from .base import latent_part, unique_name
-from .dirichlet import check_count, check_positive
+from .checks import check_count, check_positive
+from .naming import unique_name
+from .sites import latent_part
 
 Model = Callable[..., Any]
 

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
 from .batches import check_batch
-from .fit import Fit, fingerprint, readable
+from .fingerprint import fingerprint, readable
+from .fit import Fit
 from .interrupt import Interrupt, deferred_interrupt
 from .loop import Checkpoint, Loader, NonFiniteError, move_batch, seed_generators, seed_of
 

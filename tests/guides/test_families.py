@@ -232,3 +232,14 @@ def test_a_second_guide_of_a_name_is_not_the_first_under_pyros_own_svi(name: str
     svi.step(*data)
     assert not all(map(torch.equal, second.parameters(), before))
     assert all(map(torch.equal, first.parameters(), after))
+
+
+def test_a_priors_parameter_off_the_half_line_goes_with_pyros_guides_only() -> None:
+    def prior(site: Site) -> dist.Dirichlet:
+        x = pyro.sample(f"{site.name}_log", dist.Normal(torch.tensor(0.0).double(), 1.0))
+        return dist.Dirichlet(x.exp().unsqueeze(-1).expand(*x.shape, site.size))
+
+    model = network(prior=prior)
+    with pytest.raises(DirpruneError, match=r"'0_log' is a Normal .*'normal'.* take any"):
+        make_guide("dirichlet", model)
+    assert set(make_guide("normal", model)()) == {"0", "0_log", "2", "2_log"}

@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dirprune.guides import AutoDirichlet
 from dirprune.inference import loop
-from dirprune.inference.fit import Fit, NonFiniteError, fit
+from dirprune.inference.fit import Fit, fit
+from dirprune.inference.loop import NonFiniteError
 from dirprune.model.errors import DirpruneError
 from dirprune.model.likelihoods import Gaussian
 from dirprune.model.switched import SwitchedNetwork
