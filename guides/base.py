@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn.module import PyroParam
 from pyro.ops.tensor_utils import periodic_repeat
 from torch import Tensor
@@ -29,7 +29,15 @@ class SwitchGuide(NamedGuide):
     r"""A guide whose sites are on the simplex: what all of ours share.
 
     **How to write another.** A mean-field guide :math:`q(s) = \prod_l q(s_l)` says which parameters
-    a site has, which distribution they make, and which ELBO is right for it::
+    a site has, and which distribution they make::
+
+        import torch
+        from pyro.nn.module import PyroParam
+        from torch.distributions import constraints
+
+        from dirprune import SwitchGuide
+        from dirprune.guides.distributions import LogisticNormal
+
 
         class AutoLogisticNormal(SwitchGuide):
             def __init__(self, model, *, init_scale=0.1, **kwargs):
@@ -45,11 +53,8 @@ class SwitchGuide(NamedGuide):
             def distribution(self, loc, scale):
                 return LogisticNormal(loc, scale)  # on the simplex; rsample and log_prob
 
-            @staticmethod
-            def elbo(**kwargs):
-                return TraceMeanField_ELBO(**kwargs)
-
-    and a line in ``GUIDES`` gives it a name in ``fit`` and on the command line. Its constructor's
+    ``dirprune.fit(model, AutoLogisticNormal, loader)`` learns it as it stands; a line in ``GUIDES``
+    (``families.py``) gives it a name in ``fit`` and on the command line. Its constructor's
     keywords with a number or None for a default become the options of that name. Moments and
     quantiles come from ``distribution(...).mean`` and ``.variance``, or from draws where these are
     not implemented; override :meth:`quantiles` where there is a closed form. A distribution of your
@@ -60,8 +65,8 @@ class SwitchGuide(NamedGuide):
     Which ELBO: ``TraceMeanField_ELBO`` takes the KL in closed form where torch knows one, and is
     right for every guide whose sites are sampled from a proper distribution. For a ``Delta`` with a
     ``log_density``, as Pyro's continuous guides have, it drops the Jacobian, and only
-    ``Trace_ELBO`` is right. A line in ``tests/guides/test_conformance.py`` puts a new guide through
-    what all keep.
+    ``Trace_ELBO`` is right: override :meth:`elbo` then. A line in
+    ``tests/guides/test_conformance.py`` puts a new guide through what all keep.
 
     **What it gives.** Parameters are made at once where the model has ``sample_switches`` (a
     ``SwitchedNetwork``) or ``prototype_args`` are given, so that a ``state_dict`` loads and
@@ -114,8 +119,8 @@ class SwitchGuide(NamedGuide):
 
     @staticmethod
     def elbo(**kwargs: Any) -> Trace_ELBO:
-        """The ELBO that is right for this guide."""
-        raise NotImplementedError
+        """The ELBO that is right for this guide: see the class on when another is."""
+        return TraceMeanField_ELBO(**kwargs)
 
     # -- parameters --------------------------------------------------------------------------------
 
