@@ -174,8 +174,8 @@ def judge(found: xr.Dataset, taus: Mapping[str, float | None]) -> Finding:
         low, high = (pick(known, key=known.__getitem__) for pick in (min, max))
         upper = "" if low == high else f" to {known[high]:.2f} ({high})"
         text += (
-            f" Its ranking of units agrees with the real one by Kendall's tau {known[low]:.2f} "
-            f"({low}){upper}: so much of the ranking needs no labels."
+            f" Kendall's tau between its ranking of units and the real one is {known[low]:.2f} "
+            f"({low}){upper}: near 1 the ranking needs no labels, at 0 or below it comes from them."
         )
     content = {
         "elpd": value,

@@ -174,7 +174,10 @@ def load_tree(path: str | Path) -> xr.DataTree:
     """
     try:
         with xr.open_datatree(path, engine="h5netcdf", phony_dims="sort") as tree:
-            return tree.load()
+            # Node by node: DataTree.load leaves a variable behind that is named as a group is.
+            return xr.DataTree.from_dict(
+                {node.path: node.to_dataset(inherit=False).load() for node in tree.subtree}
+            )
     except FileNotFoundError as error:
         raise DirpruneError(f"{path}: no such file") from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:

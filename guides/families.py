@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -129,6 +129,45 @@ def _check_positive_support(name: str, latent: Callable[..., Any], hyper: list[s
                 f"{fn.support}: expected one on the positive half-line (Gamma, LogNormal, "
                 "HalfCauchy). The guides 'normal' and 'low-rank-normal' take any"
             )
+
+
+def parse_guide(spec: str) -> tuple[str, dict[str, float]]:
+    """A guide with its options, as one writes them in a list of guides.
+
+    >>> parse_guide("low-rank-logistic-normal:rank=5:init-scale=0.1")
+    ('low-rank-logistic-normal', {'rank': 5, 'init_scale': 0.1})
+
+    Raises:
+        DirpruneError: not of that form, an unknown guide, or an option that it does not have.
+    """
+    name, *parts = spec.split(":")
+    if name not in GUIDES:
+        raise unknown_name("guide", name, GUIDES)
+    options = parse_options(parts, f"guide {spec!r}", f"{name}:OPTION=NUMBER:...")
+    check_options(name, options)
+    return name, options
+
+
+def parse_options(parts: Iterable[str], what: str, form: str) -> dict[str, float]:
+    """``["rank=10", "init-scale=0.1"]`` as a mapping; whole numbers stay whole.
+
+    Args:
+        parts: an option each.
+        what: where they come from, for the message.
+        form: what was expected there.
+    """
+    found: dict[str, float] = {}
+    for part in parts:
+        name, _, value = part.partition("=")
+        name = name.strip().replace("-", "_")
+        try:
+            number = float(value)
+        except ValueError:
+            raise DirpruneError(f"{what}: expected {form}") from None
+        if name in found:
+            raise DirpruneError(f"{what}: {name} is given twice")
+        found[name] = int(number) if value.strip().lstrip("+-").isdigit() else number
+    return found
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:

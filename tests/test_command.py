@@ -272,6 +272,15 @@ def test_report_is_made_again(finished: Path) -> None:
     assert page.stat().st_mtime_ns > before
 
 
+def test_without_a_command_there_is_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert main(["--help"]) == 0
+    assert said.out == capsys.readouterr().out
+    assert len(said.out.splitlines()) > 10
+    assert said.err == ""
+
+
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys\nfrom dirprune.command import main\n"
@@ -356,6 +365,29 @@ def test_budget_below_one_unit_a_layer(
     # and the folder is free for the right budget
     assert main(["run", "--out", str(out), *QUICK, "--network", "lenet5"]) == 2
     assert "16x16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--prior", "bn-scale"], "no batch norm"),
+        (["--exclude", "conv9"], "conv9"),
+        (["--budget", "macs=0.00001"], "the smallest possible"),
+        (["--guide", "low-rank-normal", "--guide-options", "rank=0"], "at least 1"),
+    ],
+)
+def test_what_given_weights_do_not_fit_leaves_the_folder_free(
+    options: list[str],
+    expected: str,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    weights = str(finished / "original" / "network.safetensors")
+    out = tmp_path / "out"
+    assert main(["run", "--out", str(out), "--weights", weights, *QUICK[2:], *options]) == 2
+    assert expected in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from safetensors.torch import load_file
 
 from dirprune.analysis.compare import load_cell, pointwise_elpd
+from dirprune.analysis.compare.cell import is_damaged
 from dirprune.analysis.tree import load_tree
 from dirprune.command import compare as command
 from dirprune.command import grid, main
@@ -193,6 +195,97 @@ def test_given_weights_serve_all_seeds(finished: Path, tmp_path: Path) -> None:
     assert 0.9 < np.corrcoef(one, two)[0, 1] < 1
 
 
+def test_one_guide_under_two_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guides = ["low-rank-normal:rank=1", "low-rank-normal:rank=3"]
+    assert main(["compare", *ONE, "--guides", ",".join(guides), "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("| low-rank-normal:rank=") == 2
+    assert sorted(records(tmp_path)) == [
+        f"low-rank-normal-rank-{rank}_symmetric-1_tau-1_seed-0" for rank in (1, 3)
+    ]
+    for name, cell in records(tmp_path).items():
+        settings = json.loads(
+            load_tree(tmp_path / "cells" / name / "posterior.nc").attrs["settings"]
+        )
+        assert settings["guide_options"] == {"rank": int(cell["cell"]["guide"][-1])}
+    (matrix,) = json.loads((tmp_path / "comparison.json").read_text())["agreement"]
+    assert sorted(matrix["guides"]) == guides
+
+
+def test_damaged_cells_are_made_again(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    record, posterior = (out / "cells" / NAMES[0] / "cell.json", out / "cells" / NAMES[1])
+    good = record.read_text()
+    record.write_text(good[: len(good) // 2])
+    content = (posterior / "posterior.nc").read_bytes()
+    (posterior / "posterior.nc").write_bytes(content[: len(content) // 2])
+    kept = (out / "cells" / NAMES[2] / "cell.json").stat().st_mtime_ns
+    assert main(["compare", *GRID, "--processes", "1", "--out", str(out), "--resume"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"dirprune: warning: these cells are damaged and are made again: {NAMES[0]}, {NAMES[1]}"
+    )
+    assert (out / "cells" / NAMES[2] / "cell.json").stat().st_mtime_ns == kept
+    assert json.loads(record.read_text())["elpd"] == json.loads(good)["elpd"]
+    load_tree(posterior / "posterior.nc")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"cell": 1}', '{"cell": {}, "scores": 1}'])
+def test_what_is_no_cell_is_damaged(content: str, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "cells" / NAMES[0], tmp_path / "cell")
+    assert not is_damaged(tmp_path / "cell")
+    (tmp_path / "cell" / "cell.json").write_text(content)
+    assert is_damaged(tmp_path / "cell")
+
+
+def test_a_damaged_cell_of_an_earlier_grid_is_left_out(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "cells" / NAMES[3] / "posterior.nc").write_bytes(b"")
+    smaller = [*GRID, "--guides", "dirichlet", "--processes", "1", "--out", str(out)]
+    assert main(["compare", *smaller, "--resume"]) == 0
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert "of an earlier grid are damaged and left out" in line
+    assert line.endswith(f": {NAMES[3]}")
+    assert "| normal" in said.out  # seed 0
+
+
+def test_a_damaged_grid_says_so(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "grid.json").write_text("{")
+    for option in ([], ["--resume"]):
+        assert main(["compare", *ONE, "--out", str(out), *option]) == 2
+        said = capsys.readouterr().err
+        assert "grid.json is damaged" in said
+        assert "--overwrite begins again" in said
+    assert sorted(records(out)) == NAMES
+    assert main(["compare", *ONE, "--out", str(out), "--overwrite"]) == 0
+    assert len(records(out)) == 1
+
+
+def test_a_run_does_not_take_the_folder_of_a_grid(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    young = tmp_path / "young"  # interrupted before there was a picture
+    (young / "cells").mkdir(parents=True)
+    shutil.copy(finished / "grid.json", young)
+    for folder in (finished, young):
+        for option in ([], ["--resume"], ["--overwrite"]):
+            assert main(["run", "--out", str(folder), *QUICK, *option]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "holds grid.json" in line
+            assert "but not of a run of dirprune" in line
+    assert sorted(records(finished)) == NAMES
+
+
 # -- failures -------------------------------------------------------------------------------------
 
 
@@ -329,13 +422,16 @@ def command_of(pid: int) -> str:
 
 BAD = {
     "guide": (["--guides", "dirichlet,dirichlt"], "did you mean 'dirichlet'"),
+    "guide option": (["--guides", "dirichlet:rank=5"], "'dirichlet' has no option 'rank'"),
+    "guide option form": (["--guides", "low-rank-normal:rank"], "low-rank-normal:OPTION=NUMBER"),
+    "guide option value": (["--guides", "low-rank-normal:rank=0"], "at least 1, but got 0"),
     "guide twice": (["--guides", "dirichlet,dirichlet"], "the guide 'dirichlet' twice"),
     "no guide": (["--guides", ""], "expected names"),
     "prior": (["--priors", "symetric:1"], "did you mean 'symmetric'"),
     "prior twice": (["--priors", "symmetric:1,symmetric"], "as 'symmetric:1' and 'symmetric'"),
     "prior value": (["--priors", "symmetric:-1"], "positive"),
     "temperature": (["--temperatures", "1,0"], "positive"),
-    "temperature word": (["--temperatures", "warm"], "expected numbers"),
+    "temperature word": (["--temperatures", "warm"], "separated by commas, as in 1,0.1"),
     "temperature twice": (["--temperatures", "1,1.0"], "twice"),
     "seed": (["--seeds", "0,one"], "expected whole numbers"),
     "seed twice": (["--seeds", "0,0"], "twice"),

@@ -35,6 +35,43 @@ def test_info_priors_says_how_each_is_written(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("normal", "normal: Pyro's AutoNormal"),
+        ("low-rank-normal:rank=5", "low-rank-normal: Pyro's"),
+        ("half-cauchy", "half-cauchy:SCALE: "),
+        ("half-cauchy:0.3", "half-cauchy:SCALE: "),
+    ],
+)
+def test_info_shows_one_guide_or_prior(
+    name: str, entry: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", name]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(entry)
+    assert len(text.splitlines()) == 2
+    assert main(["info", name, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["name"] == name.partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("guide", "did you mean 'guides'"), ("prior", "did you mean 'priors'"),
+        ("prios", "did you mean 'priors'"), ("half-cauchi", "did you mean 'half-cauchy'"),
+        ("lenet6", "unknown network 'lenet6'; did you mean 'lenet5'"),
+        ("resnet18", "did you mean 'torchvision:resnet18'"),
+    ],
+)  # fmt: skip
+def test_info_knows_what_was_meant(
+    name: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", name]) == 2
+    assert meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("options", "guide", "elbo"),
     [
         (

@@ -104,6 +104,7 @@ def test_a_prior_that_is_raised_to_the_floor_says_so(
 BAD = {
     "unknown": (["--prior", "symetric"], "did you mean 'symmetric'"),
     "second": (["--prior", "symmetric", "--prior", "half-cauchy:0"], "must be positive"),
+    "twice": (["--prior", "symmetric", "--prior", "symmetric:1"], "as 'symmetric' and 'symm"),
     "values": (["--prior", "hierarchical:1"], "hierarchical:SHAPE:RATE"),
     "no weights": (["--prior", "weight-norm"], "reads the trained weights: give --weights"),
     "network": (["--network", "digits"], "did you mean 'digits-cnn'"),
@@ -137,5 +138,8 @@ def test_bad_input_gets_one_line_and_status_2(
 def test_bn_scale_where_there_is_no_batch_norm(
     weights: tuple[Path, float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*DIGITS, "--weights", str(weights[0]), "--prior", "bn-scale"]) == 2
-    assert "site 'conv1': 16 of 16 units have no batch norm" in capsys.readouterr().err
+    options = ["--weights", str(weights[0]), "--prior", "symmetric", "--prior", "bn-scale"]
+    assert main([*DIGITS, *options]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dirprune: --prior bn-scale: ")
+    assert "site 'conv1': 16 of 16 units have no batch norm" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -89,6 +90,16 @@ def test_options_of_commands_that_need_a_download_exist(
         for word in arguments:
             if word.startswith("--") and arguments[0] == "run":
                 assert word in text
+
+
+def test_tables_are_those_that_the_benchmarks_print() -> None:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    for name in ("truth", "temperature", "guide", "prior"):
+        assert "\n".join(getattr(tables, f"{name}_table")()) in README, name
 
 
 def test_figures_are_those_measured() -> None:

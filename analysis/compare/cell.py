@@ -17,6 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import nn
 
+from ...guides.families import parse_guide
 from ...inference.batchnorm import recalibrate
 from ...inference.elbo import estimate_elbo
 from ...inference.evaluate import evaluate
@@ -67,8 +68,9 @@ class CellResult:
         seconds: of "svi", "posterior" (all draws, densities and costs) and "cuts".
         evidence: the criterion.
         at_rest: did SVI come to rest in every restart
-            (:func:`~dirprune.analysis.diagnostics.svi_convergence`); None where it had too few
-            steps to tell. A guide that needs more steps than it got looks bad by that alone.
+            (:func:`~dirprune.analysis.diagnostics.svi_convergence`); None where its
+            steps were too few to tell. A guide that needs more steps than it got looks bad by that
+            alone.
         network_elpd: the log predictive density of the trained network itself, at gains of 1.
     """
 
@@ -145,7 +147,8 @@ def run_cell(
         result.elpd_mean, result.accuracy["macs=0.5"]["pruned"]
 
     Args:
-        cell: guide, prior, temperature, and the seed of SVI and of the draws.
+        cell: guide (with its options, "low-rank-logistic-normal:rank=5"), prior, temperature, and
+            the seed of SVI and of the draws.
         network: the trained network, a classifier; it is not changed.
         loader: batches of training images.
         validation: batches of held-out images, in a fixed order: cells of one network are paired
@@ -163,14 +166,15 @@ def run_cell(
     Raises:
         DirpruneError: a bad argument, or what the guide, the prior or the network refuses.
     """
+    guide, guide_options = parse_guide(cell.guide)
     example = next(iter(loader))[0][:2].to(next(network.parameters()).device)
     model = SwitchedNetwork(
         network, example, num_data=num_data, prior=make_prior(cell.prior),
         temperature=cell.temperature, **options,
     ).to(example.device)  # fmt: skip
     fitted = fit(
-        model, cell.guide, loader, epochs=epochs, restarts=restarts, particles=particles,
-        seed=seed_of([cell.seed, 2]), progress=progress,
+        model, guide, loader, epochs=epochs, restarts=restarts, particles=particles,
+        seed=seed_of([cell.seed, 2]), guide_options=guide_options, progress=progress,
     )  # fmt: skip
     started = time.perf_counter()
     tree = posterior(model, fitted, loader, seed=cell.seed)
@@ -216,9 +220,10 @@ def _elbo(
 
 def _at_rest(fitted: Fit) -> bool | None:
     try:
-        return bool(svi_convergence({"svi": fitted.history})["good"])
+        good: bool | None = svi_convergence({"svi": fitted.history})["good"]
     except DirpruneError:
         return None
+    return good
 
 
 def _importance(tree: xr.DataTree) -> tuple[float | None, float | None]:
@@ -269,8 +274,18 @@ def load_cell(folder: Path) -> CellResult | None:
     try:
         content = json.loads(path.read_text())
         return None if "error" in content else CellResult.from_json(content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DirpruneError(f"{path} is damaged; remove it and --resume makes it again") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DirpruneError(f"{path} is damaged; --resume makes the cell again") from error
+
+
+def is_damaged(folder: Path) -> bool:
+    """Has this folder a cell that cannot be read to its end?"""
+    try:
+        if load_cell(folder) is not None:
+            load_tree(folder / POSTERIOR)
+    except DirpruneError:
+        return True
+    return False
 
 
 def unit_scores(result: CellResult, folder: Path) -> UnitScores:

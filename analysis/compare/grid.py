@@ -9,7 +9,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from ...guides import GUIDES
-from ...model.errors import DirpruneError, unknown_name
+from ...guides.families import parse_guide
+from ...model.errors import DirpruneError
 from ...model.priors import make_prior
 
 
@@ -18,7 +19,7 @@ class Cell:
     """One posterior of a grid.
 
     Attributes:
-        guide: a name in ``GUIDES``.
+        guide: as ``parse_guide`` reads it, "low-rank-logistic-normal:rank=5" say.
         prior: as ``make_prior`` reads it, "symmetric:0.3" say.
         temperature: the likelihood's power, tau > 0.
         seed: of the network's training, of SVI and of the draws.
@@ -62,16 +63,16 @@ def make_grid(
         DirpruneError: an empty axis, an unknown name, a bad number, or a value named twice (also
             where it is spelt in two ways, as "symmetric" and "symmetric:1").
     """
-    for guide in guides:
-        if guide not in GUIDES:
-            raise unknown_name("guide", guide, GUIDES)
+    asked = [parse_guide(guide) for guide in guides]
     for temperature in temperatures:
         if not 0 < temperature < math.inf:
             raise DirpruneError(f"temperature {temperature}: expected a positive number")
     for seed in seeds:
         if not 0 <= seed < 2**63:
             raise DirpruneError(f"seed {seed}: expected a whole number from 0 to 2^63 - 1")
-    _refuse_twice("guide", guides, guides)
+    # An option that is left out has its default: "normal" and "normal:init_scale=0.1" are one.
+    full = [(name, frozenset({**GUIDES[name].options, **own}.items())) for name, own in asked]
+    _refuse_twice("guide", guides, full)
     _refuse_twice("prior", priors, [repr(make_prior(prior)) for prior in priors])
     _refuse_twice("temperature", temperatures, [f"{t:g}" for t in temperatures])
     _refuse_twice("seed", seeds, seeds)
@@ -87,9 +88,14 @@ def _refuse_twice(axis: str, values: Sequence[object], meanings: Sequence[Hashab
     """Refuse an axis without a value, and values that mean the same."""
     if not values:
         raise DirpruneError(f"the grid has no {axis}: expected at least one")
+    refuse_twice(f"the grid names the {axis}", values, meanings)
+
+
+def refuse_twice(start: str, values: Sequence[object], meanings: Sequence[Hashable]) -> None:
+    """Refuse values that mean the same; the message begins with ``start`` and the value."""
     first: dict[Hashable, object] = {}
     for value, meaning in zip(values, meanings, strict=True):
         if meaning in first:
             others = "" if first[meaning] == value else f", as {first[meaning]!r} and {value!r}"
-            raise DirpruneError(f"the grid names the {axis} {value!r} twice{others}")
+            raise DirpruneError(f"{start} {value!r} twice{others}")
         first[meaning] = value

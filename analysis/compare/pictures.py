@@ -92,6 +92,8 @@ def write_pictures(
 def _accuracy(folder: Path, results: Sequence[CellResult]) -> None:
     original = spread([r.accuracy["original"] for r in results])["mean"]
     assert original is not None  # every finished cell has it
+    # As many as are scored: a cell does not hold the number of all, under which bars are shorter.
+    images = min(len(r.elpd) for r in results)
     for budget in results[0].kept:
         # Where the network has batch norms, what counts is the accuracy after recalibration.
         stage, words = "pruned", "one shot"
@@ -102,7 +104,7 @@ def _accuracy(folder: Path, results: Sequence[CellResult]) -> None:
             lines = panels.setdefault(r.cell.prior, {}).setdefault(r.cell.guide, {})
             lines.setdefault(r.cell.temperature, []).append(r.accuracy[budget][stage])
         path = folder / f"accuracy_{file_name(budget)}.png"
-        save_figure(accuracy_figure(budget, panels, original, words), path)
+        save_figure(accuracy_figure(budget, panels, original, words, images), path)
 
 
 def _forest(
@@ -111,6 +113,11 @@ def _forest(
     temperature, seed = best["temperature"], best["seeds"][0]
     shown = [r for r in results if (r.cell.temperature, r.cell.seed) == (temperature, seed)]
     trees = {r.cell: load_tree(cells(r.cell) / POSTERIOR) for r in shown}
+    others = sorted({r.cell.temperature for r in results} - {temperature})
+    note = f"temperature {temperature:g} is that of the table's first row"
+    if others:
+        named = ", ".join(f"{t:g}" for t in others) if len(others) <= 4 else "the others"
+        note += f"; draws of {named}: {POSTERIOR} of those cells"
     sites = list(shown[0].scores)
     places = np.unique(np.linspace(0, len(sites) - 1, FOREST_SITES).round().astype(int))
     for site in (sites[i] for i in places):
@@ -126,7 +133,8 @@ def _forest(
         if len(units) < len(mean):
             where += f", {len(units) // 2} best and {len(units) // 2} worst of {len(mean)} units"
         save_figure(
-            forest_figure(site, panels, units, where), folder / f"forest_{file_name(site)}.png"
+            forest_figure(site, panels, units, where, note),
+            folder / f"forest_{file_name(site)}.png",
         )
 
 

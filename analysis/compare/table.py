@@ -21,7 +21,8 @@ NOTES = (
     "difference: to the first row, ± standard error, paired over images and networks.",
     "ELBO (nats) compares guides and priors within one temperature only; a point has none. k-hat: "
     "none where it is beyond measure for a seed, or the guide is a point. At rest: seeds whose SVI "
-    "no longer improved; another guide may only need more --svi-epochs.",
+    "no longer improved (? or -: its steps are too few to tell); another guide may only need more "
+    "--svi-epochs.",
     "%: accuracy on validation images after a one-shot cut, nothing fine-tuned{recalibrated}; tau: "
     "Kendall's, of the removal order, and kept: overlap of the kept units at {budgets}, both with "
     "the first row.",
@@ -175,9 +176,12 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def _at_rest(found: Sequence[bool | None]) -> str:
-    """In how many networks SVI came to rest, of those where that could be told."""
+    """In how many networks SVI came to rest; behind a "?" those where that cannot be told."""
     known = [good for good in found if good is not None]
-    return f"{sum(known)} of {len(known)}" if known else "-"
+    if not known:
+        return "-"
+    untold = len(found) - len(known)
+    return f"{sum(known)} of {len(found)}" + (f", {untold} ?" if untold else "")
 
 
 def _both(values: Mapping[str, float | None], digits: int, error: str | None = "sd") -> str:

@@ -24,8 +24,8 @@ from .findings import (
 MANY_NATS = 10.0
 MANY_DIMENSIONS = 100
 WIDE = (
-    ": in hundreds of dimensions a 10 % error of the concentrations, a few nats, exceeds 0.7 while "
-    "every marginal is nearly right"
+    ": in hundreds of dimensions small errors of every unit, each of which hardly matters, add up "
+    "to it"
 )
 
 

@@ -43,7 +43,7 @@ def reliability(tree: xr.DataTree) -> Finding:
     low, high = (100 * q for q in np.quantile(c.resampled_ece, (0.05, 0.95)))
     text = (
         f"Predicted probabilities are {c.verdict}, as far as {c.images:,} validation images can "
-        f"tell: mean confidence {100 * c.mean_confidence:.1f}, accuracy "
+        f"tell: mean confidence {100 * c.mean_confidence:.1f} %, accuracy "
         f"{100 * c.mean_accuracy:.1f} %; the "
         f"calibration error is {100 * c.ece:.1f} % where calibrated predictions give {low:.1f} to "
         f"{high:.1f} % ({_said(c.p)})."

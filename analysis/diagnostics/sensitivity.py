@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ...model.errors import DirpruneError
+from ..tree import switches
 from .findings import (
     LEAST_DRAWS,
     Finding,
@@ -73,7 +74,7 @@ def power_scaling(tree: xr.DataTree) -> Finding:
             f"sensitivity to the prior is {np.median(prior):.2g} in the median, to the likelihood "
             f"{np.median(likelihood):.2g}."
         )
-        return finding("power_scaling", value, text, None)
+        return finding("power_scaling", value, text + _together(tree), None)
     if conflict + weak <= 0.05:
         verdict = "The prior hardly matters"
     elif conflict >= weak:
@@ -89,7 +90,12 @@ def power_scaling(tree: xr.DataTree) -> Finding:
     )
     if not prior.any():
         text += " The prior is flat: its powers are the same."
-    return finding("power_scaling", value, text, conflict + weak <= 0.05)
+    return finding("power_scaling", value, text + _together(tree), conflict + weak <= 0.05)
+
+
+def _together(tree: xr.DataTree) -> str:
+    hyper = set(group(tree, "posterior").data_vars) - set(switches(tree))
+    return " The prior and its hyper-prior are scaled together, as one density." if hyper else ""
 
 
 def sensitivities(tree: xr.DataTree) -> dict[str, dict[str, Floats]]:

@@ -67,6 +67,11 @@ def _concentration(
     mean gain.
     """
     if isinstance(source, xr.DataTree):
+        if "concentration" not in source.children:
+            raise DirpruneError(
+                "evidence 'concentration' needs --guide dirichlet: this DataTree has no group "
+                "'concentration', for its guide has none. 'removal-cost' works with any guide"
+            )
         found = concentrations(source)
     elif isinstance(source, Fit):
         found = fit_concentrations(source)

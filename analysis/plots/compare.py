@@ -33,6 +33,7 @@ from .views import intervals
 
 Floats = NDArray[np.float64]
 AGREEMENT = "cividis"
+LEAST_POINTS = 10.0  # of accuracy, that an axis spans
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,11 @@ def dashes(index: int) -> str:
 
 @styled
 def forest_figure(
-    site: str, panels: Mapping[str, Mapping[str, Floats]], units: Sequence[int], where: str
+    site: str,
+    panels: Mapping[str, Mapping[str, Floats]],
+    units: Sequence[int],
+    where: str,
+    note: str = "",
 ) -> Figure:
     """The gains of some units of a site under every guide, a panel for each prior.
 
@@ -75,6 +80,7 @@ def forest_figure(
         panels: prior -> guide -> posterior draws of the gains [S, K].
         units: which to show, from top to bottom.
         where: temperature and seed, for the title.
+        note: what is not shown, below the panels.
     """
     guides = _names(panels.values())
     columns = min(3, len(panels))
@@ -114,7 +120,7 @@ def forest_figure(
         f"{unit_limit(site)}: median, 50 % and 90 % intervals, {where}", fontweight="bold",
         fontsize=11, x=0.01, ha="left",
     )  # fmt: skip
-    _legend(figure, guides)
+    _legend(figure, guides, note=note)
     return figure
 
 
@@ -205,16 +211,21 @@ def accuracy_figure(
     panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]],
     original: float,
     stage: str,
+    images: int,
 ) -> Figure:
     """Accuracy after a one-shot cut against the temperature: a panel per prior, a line per guide.
 
-    A dot is one seed, a line their mean, a band the mean ± their standard deviation.
+    A dot is one seed, a line their mean, a band the mean ± their standard deviation. Where there is
+    one seed only, a bar is its binomial standard error sqrt(p (1 - p) / images): all guides see the
+    same images, so that their differences err by less. The axis spans 10 points or more, or what
+    is chance would fill the picture.
 
     Args:
         budget: as "macs=0.5".
         panels: prior -> guide -> temperature -> percent of every seed.
         original: percent of the unpruned networks, in the mean.
         stage: what was measured, for the title.
+        images: validation images that each percentage is of.
     """
     guides = _names(panels.values())
     ticks = sorted({t for lines in panels.values() for line in lines.values() for t in line})
@@ -223,11 +234,15 @@ def accuracy_figure(
     figure = new_figure(1.2 + 3.0 * rows)
     axes = grid_axes(figure, len(panels), columns)
     low = high = original
+    single = False
     for lines in panels.values():
         for values in (v for line in lines.values() for v in line.values()):
-            mean, sd = _mean_and_sd(values)
+            mean, sd = _mean_and_error(values, images)
             low, high = min(low, *values, mean - sd), max(high, *values, mean + sd)
-    room = 0.06 * max(high - low, 1.0)
+    if (missing := LEAST_POINTS - (high - low)) > 0:
+        high = max(high, min(high + missing / 2, 100.0))
+        low = high - LEAST_POINTS
+    room = 0.06 * (high - low)
     for i, (ax, (prior, lines)) in enumerate(zip(axes, panels.items(), strict=True)):
         ax.axhline(original, color=INK, lw=1.0, ls="--")
         for guide, line in lines.items():
@@ -236,8 +251,12 @@ def accuracy_figure(
             # A few per cent apart, so that guides with the same figures stay visible.
             shift = 1.05 ** (g - (len(guides) - 1) / 2)
             x = np.array(sorted(line)) * shift
-            means, sds = np.array([_mean_and_sd(line[t]) for t in sorted(line)]).T
-            ax.fill_between(x, means - sds, means + sds, color=color, alpha=0.15, lw=0)
+            means, sds = np.array([_mean_and_error(line[t], images) for t in sorted(line)]).T
+            one = np.array([len(line[t]) == 1 for t in sorted(line)])
+            several = np.where(one, np.nan, sds)
+            ax.fill_between(x, means - several, means + several, color=color, alpha=0.15, lw=0)
+            ax.vlines(x[one], (means - sds)[one], (means + sds)[one], color=color, lw=1.2)
+            single |= bool(one.any())
             ax.plot(x, means, color=color, marker=marker, ms=5, lw=1.6, ls=dashes(g))
             for at, t in zip(x, sorted(line), strict=True):
                 ax.scatter(np.full(len(line[t]), at), line[t], s=9, color=color, alpha=0.6, lw=0)
@@ -251,14 +270,20 @@ def accuracy_figure(
         f"Accuracy under {budget}, {stage}, against the temperature", fontweight="bold",
         fontsize=11, x=0.01, ha="left",
     )  # fmt: skip
-    extra = Line2D([], [], color=INK, lw=1.0, ls="--", label="original network")
-    _legend(figure, guides, extra)
+    extra = [Line2D([], [], color=INK, lw=1.0, ls="--", label="original network")]
+    if single:
+        label = f"± standard error of {images:,} images"
+        extra.append(Line2D([], [], color=MUTED, marker="|", ms=9, ls="", label=label))
+    _legend(figure, guides, *extra)
     return figure
 
 
-def _mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
-    """Over seeds; one seed has no deviation."""
-    return float(np.mean(values)), float(np.std(values, ddof=min(1, len(values) - 1)))
+def _mean_and_error(percent: Sequence[float], images: int) -> tuple[float, float]:
+    """Mean and standard deviation over seeds; of one seed its binomial standard error."""
+    mean = float(np.mean(percent))
+    if len(percent) == 1:
+        return mean, math.sqrt(mean * (100 - mean) / images)
+    return mean, float(np.std(percent, ddof=1))
 
 
 def _temperature_axis(ax: Axes, ticks: Sequence[float]) -> None:
@@ -281,7 +306,7 @@ def _names(mappings: Iterable[Mapping[str, object]]) -> list[str]:
     return sorted({name for mapping in mappings for name in mapping})
 
 
-def _legend(figure: Figure, guides: Sequence[str], *more: Line2D) -> None:
+def _legend(figure: Figure, guides: Sequence[str], *more: Line2D, note: str = "") -> None:
     handles = [
         Line2D(
             [], [], color=mark(i)[0], marker=mark(i)[1], ls=dashes(i), lw=2,
@@ -290,4 +315,8 @@ def _legend(figure: Figure, guides: Sequence[str], *more: Line2D) -> None:
         for i, guide in enumerate(guides)
     ]  # fmt: skip
     handles += list(more)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)))
+    legend = figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(5, len(handles)),
+        title=note or None, title_fontsize=8.5,
+    )  # fmt: skip
+    legend.get_title().set_color(MUTED)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..plots import SiteView, share_of_macs
+from .latent import correlated_units, hyper_rows
 from .pictures import MOST_SITES
 from .reading import Run
 
@@ -46,6 +47,13 @@ def contents(run: Run) -> dict[str, Any]:
         "kept": kept,
         "shown": min(MOST_SITES, len(run.views)),
         "site_rows": [_numbers(view) for view in run.views.values()],
+        "concentrations": any(v.concentration is not None for v in run.views.values()),
+        "hyper_rows": hyper_rows(run.tree),
+        "correlated": [
+            {key: " ".join(map(str, pair[key])) for key in ("one", "other")}
+            | {"r": f"{pair['r']:+.2f}".replace("-", "−")}
+            for pair in correlated_units(run.tree)
+        ],
         "uncertain": _uncertain(run.views),
         "per_site": PER_SITE,
         "wrong_side": _wrong_side(run.views),
@@ -267,6 +275,8 @@ def _diagnostics(found: dict[str, Any]) -> list[dict[str, str]]:
 def _verdict(entry: dict[str, Any]) -> str:
     if "value" in entry and entry["value"] is None:
         return "not computed"
+    if str(entry.get("text", "")).startswith("Cannot be told"):
+        return "cannot be told"
     good: Any = entry.get("good")
     return {True: "good", False: "look here"}.get(good, "for information")
 

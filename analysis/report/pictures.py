@@ -86,7 +86,8 @@ def _figures(run: Run) -> Iterator[tuple[str, str, str, Figure]]:
         yield (
             "switches",
             f"switches-{number:02d}",
-            f"Gains, concentrations and inclusion probabilities of {view.name}",
+            f"Gains{'' if view.concentration is None else ', concentrations'} and inclusion "
+            f"probabilities of {view.name}",
             switch_figure(view),
         )
     if any(view.cost is not None for view in some):

@@ -219,4 +219,6 @@ def test_equal_predictions_of_balanced_classes_are_chance() -> None:
     assert found["value"]["z"] == 0
     assert "Kendall" not in found["text"]
     found = judge(predictions(np.full((40, 4), 0.25), np.arange(40) % 4), {"a": None, "b": 0.5})
-    assert "tau 0.50 (b): so much" in found["text"]
+    assert "the real one is 0.50 (b): near 1 the ranking needs no labels" in found["text"]
+    found = judge(predictions(np.full((40, 4), 0.25), np.arange(40) % 4), {"a": -0.19, "b": 0.5})
+    assert "is -0.19 (a) to 0.50 (b): near 1" in found["text"]

@@ -306,6 +306,35 @@ def test_metrics_that_do_not_fit_are_refused(tmp_path, changes):
         write_report(make_run(tmp_path, {"conv1": 4}, **changes))
 
 
+def test_a_guide_without_concentrations_has_no_column_of_them(run, tmp_path):
+    assert "Concentrations and switches" in run[1]
+    folder = make_run(tmp_path, {"conv1": 4})
+    tree = load_tree(folder / "posterior.nc").drop_nodes(["concentration"])
+    save_tree(tree, folder / "posterior.nc")
+    words = visible(write_report(folder).read_text())
+    assert "oncentration" not in words
+    assert "Parameters of the prior" not in words
+
+
+def test_a_hierarchical_prior_and_correlated_units_have_tables(tmp_path):
+    sizes = {"conv1": 4, "fc1": 6}
+    folder = make_run(tmp_path, sizes)
+    tree = load_tree(folder / "posterior.nc")
+    draws = tree["posterior"].to_dataset()
+    draws["fc1"][..., 2] = draws["conv1"][..., 1]
+    draws["conv1_concentration"] = draws["conv1"].sum("conv1_unit")  # 1 everywhere
+    tree["posterior"] = xr.DataTree(draws)
+    tree.attrs["sites"] = json.dumps({name: [[], []] for name in sizes})
+    save_tree(tree, folder / "posterior.nc")
+    text = write_report(folder).read_text()
+    Parser(text)
+    words = visible(text)
+    assert "Parameters of the prior" in words
+    assert "conv1_concentration 1 1 (1 to 1)" in words
+    assert "conv1 1 fc1 2 +1.00" in words
+    assert "Prior and hyper-prior are scaled together" in words
+
+
 def test_ranges():
     assert _ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
 

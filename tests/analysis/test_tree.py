@@ -1,9 +1,19 @@
 """Names in the tree, and how a site's tensor becomes a variable."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
+import xarray as xr
 
-from dirprune.analysis.tree import evidence_draws, evidence_group, site_dataset, unit_dim
+from dirprune.analysis.tree import (
+    evidence_draws,
+    evidence_group,
+    load_tree,
+    save_tree,
+    site_dataset,
+    unit_dim,
+)
 
 
 def test_names() -> None:
@@ -29,3 +39,16 @@ def test_draws_of_all_chains_stand_one_below_the_other() -> None:
     found = evidence_draws(xr.DataTree.from_dict(groups), "fisher")
     assert found is not None
     assert torch.equal(found["a"], values.view(6, 4))
+
+
+def test_a_loaded_tree_needs_its_file_no_more(tmp_path: Path) -> None:
+    """A variable with the name of a group (validation/log_likelihood) is in memory too."""
+    values = xr.Dataset({"log_likelihood": ("image", np.arange(5.0))}, attrs={"a": 1})
+    tree = xr.DataTree.from_dict({"log_likelihood": values, "validation": values})
+    tree.attrs["seed"] = 3
+    save_tree(tree, tmp_path / "posterior.nc")
+    loaded = load_tree(tmp_path / "posterior.nc")
+    (tmp_path / "posterior.nc").unlink()
+    save_tree(loaded, tmp_path / "again.nc")
+    again = load_tree(tmp_path / "again.nc")
+    assert again.identical(tree)

@@ -23,6 +23,7 @@ from pyro.optim import Adam
 from torch import nn
 
 from dirprune.guides import GUIDES, AutoDirichlet, check_elbo, elbo_for, make_guide
+from dirprune.guides.families import parse_guide
 from dirprune.model.errors import DirpruneError
 from dirprune.model.sites import Site
 from dirprune.model.switched import SwitchedNetwork
@@ -158,6 +159,29 @@ def test_options_reach_the_guide() -> None:
     assert guide.cov_factor.shape == (6, 2)
     dirichlet = make_guide("dirichlet", network(), {"init_concentration": 3.0})
     assert dirichlet.concentration()["0"].tolist() == pytest.approx([3.0] * 5)
+
+
+def test_a_guide_is_written_with_its_options() -> None:
+    assert parse_guide("dirichlet") == ("dirichlet", {})
+    name, options = parse_guide("low-rank-logistic-normal:rank=5:init-scale=1e-1")
+    assert (name, options) == ("low-rank-logistic-normal", {"rank": 5, "init_scale": 0.1})
+    assert isinstance(options["rank"], int)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("dirichlt:rank=3", "unknown guide 'dirichlt'; did you mean 'dirichlet'"),
+        ("dirichlet:rank=3", "'dirichlet' has no option 'rank'; it is an option of"),
+        ("low-rank-normal:", "'low-rank-normal:': expected low-rank-normal:OPTION=NUMBER"),
+        ("low-rank-normal:5", "expected low-rank-normal:OPTION=NUMBER"),
+        ("low-rank-normal:rank=many", "expected low-rank-normal:OPTION=NUMBER"),
+        ("low-rank-normal:rank=1:rank=2", "rank is given twice"),
+    ],
+)
+def test_a_guide_that_is_not_so_written_is_refused(spec: str, message: str) -> None:
+    with pytest.raises(DirpruneError, match=message):
+        parse_guide(spec)
 
 
 @pytest.mark.parametrize("value", ["3", None, True, [1], torch.tensor(2.0)])

@@ -14,7 +14,6 @@ from .settings import Settings, parse_budget, parse_numbers
 app = typer.Typer(
     help="Prune a trained network by Bayesian inference: learn which units its layers need, remove "
     "the others, and see how sure each cut is.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -29,13 +28,16 @@ def _show_version(value: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_show_version)
     ] = False,
 ) -> None:
-    pass
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(2)
 
 
 app.command()(run)
@@ -47,7 +49,8 @@ def info(
     network: Annotated[
         str | None,
         typer.Argument(
-            help="A network's name, or 'guides' or 'priors'; without, all names are listed."
+            help="A network's name, 'guides', 'priors', or the name of one of these; without, all "
+            "names are listed."
         ),
     ] = None,
     size: Annotated[int, typer.Option(help="Pixels a side of the images.")] = 32,
@@ -56,12 +59,12 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A network's sites: units, producers, consumers, share of the cost, and what is left alone."""
-    from .info import describe, list_guides, list_names, list_priors
+    from .info import describe, list_names, look_up
 
     if network is None:
         typer.echo(list_names(as_json))
-    elif network in ("guides", "priors"):
-        typer.echo((list_guides if network == "guides" else list_priors)(as_json))
+    elif (entry := look_up(network, as_json)) is not None:
+        typer.echo(entry)
     else:
         typer.echo(describe(network, size, channels, classes, as_json))
 

@@ -21,6 +21,7 @@ from ..model.writing import atomic_write
 from .settings import Settings
 
 SETTINGS, METRICS, HISTORY, LOCK = "settings.json", "metrics.json", "history.json", ".lock"
+GRID = "grid.json"  # of dirprune compare
 OUTPUTS = (
     METRICS, HISTORY, "posterior.nc", "decision.json", "report.html", "pruned.pt2",
     "checkpoints", "original", "pruned", "figures",
@@ -116,8 +117,6 @@ def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: b
     path = folder / SETTINGS
     if resume and overwrite:
         raise DirpruneError("--resume goes on and --overwrite begins again: give one of them")
-    if resume and not path.exists():
-        print(f"dirprune: {folder} holds no run yet: beginning one", file=sys.stderr)
     wanted = json.loads(json.dumps(settings.to_dict()))
     if path.exists() and resume:
         try:
@@ -135,10 +134,10 @@ def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: b
                 "--out, or --overwrite"
             )
         return
-    there = [name for name in OUTPUTS if (folder / name).exists()]
+    there = [name for name in (GRID, *OUTPUTS) if (folder / name).exists()]
     if path.exists() and not there and not overwrite:
         there = [SETTINGS]  # a run leaves outputs beside it: this one is somebody else's
-    if there and (there == [SETTINGS] or not path.exists()):
+    if there and (there == [SETTINGS] or GRID in there or not path.exists()):
         raise DirpruneError(
             f"{folder} holds {', '.join(there)}, but not of a run of dirprune: choose another --out"
         )
@@ -147,6 +146,8 @@ def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: b
             f"{folder} holds a run already: --resume goes on with it, --overwrite begins again, "
             "--out names another folder"
         )
+    if resume:
+        print(f"dirprune: {folder} holds no run yet: beginning one", file=sys.stderr)
     for name in there:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name, ignore_errors=True)

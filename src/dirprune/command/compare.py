@@ -26,18 +26,17 @@ from ..analysis.compare import (
     to_csv,
     to_markdown,
 )
-from ..analysis.compare.cell import RECORD, save_cell, save_error
+from ..analysis.compare.cell import RECORD, is_damaged, save_cell, save_error
 from ..analysis.compare.pictures import write_pictures
 from ..analysis.compare.table import cell_figures, spread
 from ..model.errors import DirpruneError
 from ..model.networks import load_weights
 from ..model.storage import load, save
 from ..model.writing import atomic_write
-from .checks import find_device, hold_folder
+from .checks import GRID, find_device, hold_folder
 from .grid import (
     CELLS,
     FIGURES,
-    GRID,
     LINES,
     TABLE,
     Grid,
@@ -166,15 +165,21 @@ def _make_cells(
     broken: Mapping[str, str],
 ) -> dict[str, str]:
     """Make what is missing; returns the cells that failed, with the reason."""
-    failed, wanted, by_name = {}, {}, {}
+    failed, wanted, by_name, damaged = {}, {}, {}, []
     for cell in cells:
+        path = _cell_folder(folder, cell)
+        unreadable = is_damaged(path)
+        if unreadable:
+            damaged.append(cell.name)
         network = grid.network(folder, cell.seed).name
         if network in broken:
             failed[cell.name] = f"network {network}: {broken[network]}"
-            save_error(_cell_folder(folder, cell), cell, failed[cell.name], "")
-        elif load_cell(_cell_folder(folder, cell)) is None:
+            save_error(path, cell, failed[cell.name], "")
+        elif unreadable or load_cell(path) is None:
             wanted[cell.name] = _Task(grid, folder, cell.seed, cell)
             by_name[cell.name] = cell
+    if damaged:
+        _warn(f"these cells are damaged and are made again: {', '.join(damaged)}")
     for name, error in _run(workers, _make_cell, wanted, "cells"):
         if error is not None:
             failed[name] = _reason(error)
@@ -207,8 +212,15 @@ def _reason(error: Exception) -> str:
 
 
 def _finished(folder: Path) -> list[CellResult]:
-    """All finished cells in the folder, those of an earlier, smaller grid too."""
+    """All finished cells in the folder, those of an earlier grid too."""
     paths = sorted(path.parent for path in (folder / CELLS).glob(f"*/{RECORD}"))
+    damaged = [path for path in paths if is_damaged(path)]
+    if damaged:  # the cells of this grid have been made again
+        _warn(
+            "these cells of an earlier grid are damaged and left out (--resume with their guide, "
+            f"prior, temperature and seed makes them again): {', '.join(p.name for p in damaged)}"
+        )
+        paths = [path for path in paths if path not in damaged]
     return [result for path in paths if (result := load_cell(path)) is not None]
 
 
@@ -241,6 +253,10 @@ def _summarise(grid: Grid, folder: Path, results: Sequence[CellResult]) -> str:
         f"validation images, elpd over {len(results[0].elpd):,} of them.\n"
         f"figures: {folder / FIGURES}"
     )
+
+
+def _warn(message: str) -> None:
+    print(f"dirprune: warning: {message}", file=sys.stderr)
 
 
 def _plain(matrix: Any) -> list[list[float | None]]:

@@ -41,7 +41,11 @@ def compare(
         str | None, typer.Option(help="Standard deviation of the pixels, likewise.")
     ] = None,
     guides: Annotated[
-        str, typer.Option(help="Guides, by name; 'dirprune info guides' lists them.")
+        str,
+        typer.Option(
+            help="Guides, by name and options: dirichlet,low-rank-logistic-normal:rank=5; "
+            "'dirprune info guides' lists them."
+        ),
     ] = "dirichlet,logistic-normal",
     priors: Annotated[
         str, typer.Option(help="Priors, by name and values: symmetric:1,alpha/K:1")
@@ -116,7 +120,7 @@ def compare(
     axes: dict[str, Any] = {
         "guides": parse_names("--guides", guides),
         "priors": parse_names("--priors", priors),
-        "temperatures": parse_numbers("--temperatures", temperatures),
+        "temperatures": parse_numbers("--temperatures", temperatures, "1,0.1"),
         "seeds": parse_seeds(seeds),
         "budgets": [parse_budget(budget) for budget in parse_names("--budgets", budgets)],
     }

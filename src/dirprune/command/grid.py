@@ -16,15 +16,16 @@ from ..analysis.compare import Cell, make_grid
 from ..analysis.compare.cell import budget_name
 from ..analysis.decide import decide
 from ..guides import make_guide
+from ..guides.families import parse_guide
 from ..model.errors import DirpruneError
 from ..model.networks import load_weights
 from ..model.priors import make_prior
 from ..model.switched import SwitchedNetwork
-from .checks import METRICS, SETTINGS, check_options
+from .checks import GRID, METRICS, SETTINGS, check_options
 from .parts import new_network, read_data
 from .settings import Settings
 
-GRID, TABLE, LINES = "grid.json", "comparison.json", "comparison.csv"
+TABLE, LINES = "comparison.json", "comparison.csv"
 NETWORKS, CELLS, FIGURES = "networks", "cells", "figures"
 OUTPUTS = (GRID, TABLE, LINES, NETWORKS, CELLS, FIGURES)
 # The options that define a cell besides its own axes: they must be equal for cells to compare.
@@ -50,9 +51,10 @@ class Grid:
 
     def settings(self, cell: Cell) -> Settings:
         """As ``dirprune run`` would have them."""
+        guide, options = parse_guide(cell.guide)
         return replace(
-            self.base, guide=cell.guide, prior=cell.prior, temperature=cell.temperature,
-            seed=cell.seed, budget=dict(self.budgets[0]),
+            self.base, guide=guide, guide_options=options or None, prior=cell.prior,
+            temperature=cell.temperature, seed=cell.seed, budget=dict(self.budgets[0]),
         )  # fmt: skip
 
     def of_network(self, seed: int) -> Settings:
@@ -99,8 +101,18 @@ def look_into(grid: Grid, folder: Path, resume: bool, overwrite: bool) -> dict[s
         return axes
     try:
         found = json.loads(path.read_text())
+    except OSError:
+        found = None
+    except ValueError as error:
+        if overwrite:
+            return axes
+        raise DirpruneError(
+            f"{path} is damaged, so that nothing says what the cells beside it were made with: "
+            "--overwrite begins again, --out names another folder"
+        ) from error
+    try:
         shared, before = dict(found["shared"]), {k: list(found["axes"][k]) for k in axes}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DirpruneError(
             f"{folder} holds {', '.join(there)}, but not of dirprune compare: choose another --out"
         ) from error
@@ -144,7 +156,8 @@ def refuse_misfits(grid: Grid) -> None:
         )  # fmt: skip
         for guide, errors in misfits.items():
             try:
-                make_guide(guide, model)
+                name, options = parse_guide(guide)
+                make_guide(name, model, options)
             except Exception as error:  # Pyro's guides raise what comes
                 errors.append(f"under {prior}: {error}")
     for guide, errors in misfits.items():

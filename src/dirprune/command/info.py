@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ..analysis.evidence import CRITERIA
-from ..guides import GUIDES
+from ..guides import GUIDES, Family
 from ..inference.data import data_names
 from ..model.cost import CostTable
+from ..model.errors import DirpruneError
 from ..model.networks import NETWORKS, build_network, network_names
-from ..model.priors import PRIORS
+from ..model.priors import PRIORS, PriorFamily
 from ..model.switched import SwitchedNetwork
 
 
@@ -32,16 +35,41 @@ def list_names(as_json: bool) -> str:
     return "\n".join(f"{kind + ':':10} {', '.join(values)}" for kind, values in names.items())
 
 
-def list_guides(as_json: bool) -> str:
-    """The guides that have a name: what they are, their ELBO and their options."""
+def look_up(name: str, as_json: bool) -> str | None:
+    """All guides, all priors, or the one of that name; None where it may be a network's.
+
+    Raises:
+        DirpruneError: the name is like one of these, and like no network's.
+    """
+    if name == "guides":
+        return list_guides(GUIDES, as_json)
+    if name == "priors":
+        return list_priors(PRIORS, as_json)
+    family = name.partition(":")[0]  # a value or an option may follow
+    if family in GUIDES:
+        return list_guides({family: GUIDES[family]}, as_json)
+    if family in PRIORS:
+        return list_priors({family: PRIORS[family]}, as_json)
+    entries = ["guides", "priors", *GUIDES, *PRIORS]
+    near = difflib.get_close_matches(name, [*NETWORKS, *entries], n=3)
+    if name not in NETWORKS and near and near[0] in entries:
+        raise DirpruneError(
+            f"unknown name {name!r}; did you mean {' or '.join(map(repr, near))}? 'dirprune info' "
+            "lists all"
+        )
+    return None
+
+
+def list_guides(guides: Mapping[str, Family], as_json: bool) -> str:
+    """Guides by name: what they are, their ELBO and their options."""
     if as_json:
         found = [
             {"name": n, "summary": f.summary, "elbo": f.right_elbo, "options": f.options}
-            for n, f in GUIDES.items()
+            for n, f in guides.items()
         ]
         return json.dumps(found, indent=1)
     lines = []
-    for name, family in GUIDES.items():
+    for name, family in guides.items():
         options = ", ".join(f"{k}={v}" for k, v in family.options.items()) or "none"
         lines += [
             f"{name}: {family.summary}",
@@ -50,15 +78,15 @@ def list_guides(as_json: bool) -> str:
     return "\n".join(lines)
 
 
-def list_priors(as_json: bool) -> str:
-    """The priors that have a name, with their parameters and usual values."""
+def list_priors(priors: Mapping[str, PriorFamily], as_json: bool) -> str:
+    """Priors by name, with their parameters and usual values."""
     if as_json:
         found = [
-            {"name": n, "summary": p.summary, "parameters": p.parameters} for n, p in PRIORS.items()
+            {"name": n, "summary": p.summary, "parameters": p.parameters} for n, p in priors.items()
         ]
         return json.dumps(found, indent=1)
     lines = []
-    for name, family in PRIORS.items():
+    for name, family in priors.items():
         form = ":".join([name, *map(str.upper, family.parameters)])
         usual = ":".join([name, *(f"{value:g}" for value in family.parameters.values())])
         lines += [f"{form}: {family.summary}", f"    default: {usual}"]

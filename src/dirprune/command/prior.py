@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..analysis.compare.grid import refuse_twice
 from ..analysis.plots import save_figure
 from ..analysis.plots.prior import prior_figure
 from ..analysis.prior_predictive import MASS, PriorPredictive, prior_predictive
@@ -35,6 +36,7 @@ def show_priors(
         check_options(replace(settings, prior=prior))
         if settings.weights is None and isinstance(make_prior(prior), NetworkPrior):
             raise DirpruneError(f"--prior {prior} reads the trained weights: give --weights")
+    refuse_twice("--prior names", priors, [repr(make_prior(prior)) for prior in priors])
     with nullcontext() if folder is None else hold_folder(folder):
         data = read_data(settings)
         network = new_network(settings, data).eval()
@@ -63,9 +65,12 @@ def _look(
 ) -> PriorPredictive:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        model = SwitchedNetwork(
-            network, data.train[[0, 1]][0], num_data=len(data.train), prior=make_prior(prior)
-        )
+        try:
+            model = SwitchedNetwork(
+                network, data.train[[0, 1]][0], num_data=len(data.train), prior=make_prior(prior)
+            )
+        except DirpruneError as error:
+            raise DirpruneError(f"--prior {prior}: {error}") from error
     for warning in caught:
         print(f"dirprune: warning: {warning.message}", file=sys.stderr)
     images = None if s.weights is None else batches_of(s, data, "validation")

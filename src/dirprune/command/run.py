@@ -155,9 +155,10 @@ class _Job:
         network = new_network(s, self.data).to(self.device)
         if s.weights is not None:
             load_weights(network, s.weights)
-            self.history["training"] = []
-        else:
-            self._switched(network)  # what cannot be pruned is refused before it is trained
+        # What cannot be pruned is refused before it is trained, and before anything is kept.
+        self._switched(network.eval())
+        self.history["training"] = []
+        if s.weights is None:
             epochs = self._used("train_epochs", recipe(s.data).train_epochs)
             self.history["training"] = train_network(
                 s, self.data, network, epochs, self._checkpoint("training")

@@ -93,27 +93,17 @@ def parse_budget(text: str) -> dict[str, float]:
 
 def parse_options(text: str | None) -> dict[str, float] | None:
     """``"rank=10,init_scale=0.1"`` as a mapping; whole numbers stay whole."""
-    from ..model.errors import DirpruneError
+    from ..guides import families
 
     if text is None:
         return None
-    found: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        name = name.strip().replace("-", "_")
-        try:
-            number = float(value)
-        except ValueError:
-            raise DirpruneError(
-                f"--guide-options {text!r}: expected NAME=NUMBER,..., as in rank=10,init_scale=0.1"
-            ) from None
-        if name in found:
-            raise DirpruneError(f"--guide-options {text!r}: {name} is given twice")
-        found[name] = int(number) if value.strip().lstrip("+-").isdigit() else number
-    return found
+    form = "NAME=NUMBER,..., as in rank=10,init_scale=0.1"
+    return families.parse_options(text.split(","), f"--guide-options {text!r}", form)
 
 
-def parse_numbers(option: str, text: str | None) -> list[float] | None:
+def parse_numbers(
+    option: str, text: str | None, example: str = "0.485,0.456,0.406"
+) -> list[float] | None:
     """``"0.5,0.5,0.5"`` as a list of numbers."""
     from ..model.errors import DirpruneError
 
@@ -123,7 +113,7 @@ def parse_numbers(option: str, text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise DirpruneError(
-            f"{option} {text!r}: expected numbers separated by commas, as in 0.485,0.456,0.406"
+            f"{option} {text!r}: expected numbers separated by commas, as in {example}"
         ) from None
 
 

@@ -30,12 +30,26 @@ def test_numbers_that_differ_have_names_that_differ() -> None:
     assert len(names) == 4
 
 
+def test_options_of_a_guide_are_part_of_its_cell() -> None:
+    guides = ["low-rank-normal:rank=5", "low-rank-normal:rank=10:init-scale=0.1", "dirichlet"]
+    cells = make_grid(**{**GOOD, "guides": guides})
+    assert [cell.guide for cell in cells[:3]] == guides
+    assert cells[0].name == "low-rank-normal-rank-5_symmetric-1_tau-1_seed-0"
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert len({cell.combination for cell in cells}) == 12
+    for cell in cells:
+        assert not set(cell.name) & set('/\\:*?"<>|= ')
+
+
 @pytest.mark.parametrize(
     ("axis", "values", "expected"),
     [
         ("guides", ["dirichlt"], "did you mean 'dirichlet'"),
         ("guides", ["normal", "normal"], "the guide 'normal' twice"),
         ("guides", [], "has no guide"),
+        ("guides", ["low-rank-normal:rank"], "low-rank-normal:OPTION=NUMBER"),
+        ("guides", ["dirichlet:rank=5"], "'dirichlet' has no option 'rank'"),
+        ("guides", ["normal", "normal:init_scale=0.1"], "as 'normal' and 'normal:init_scale=0.1'"),
         ("priors", ["symetric:1"], "did you mean 'symmetric'"),
         ("priors", ["symmetric:1", "symmetric"], "as 'symmetric:1' and 'symmetric'"),
         ("priors", ["symmetric:0"], "positive"),

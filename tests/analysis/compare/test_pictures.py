@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axis import Axis
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -72,8 +73,11 @@ def test_forest(guides: int, priors: int) -> None:
         p: {g: 32 * rng.dirichlet(np.ones(32), size=50) for g in GUIDES[:guides]}
         for p in PRIORS[:priors]
     }
-    figure = forest_figure("layer1.0.conv2", panels, [3, 1, 30, 7], "temperature 1, seed 0")
+    figure = forest_figure(
+        "layer1.0.conv2", panels, [3, 1, 30, 7], "temperature 1, seed 0", "a note"
+    )
     check(figure)
+    assert "a note" in [text.get_text() for text in figure.findobj(Text)]
     assert len(figure.axes) == priors
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["3", "1", "30", "7"]
 
@@ -124,12 +128,33 @@ def test_accuracy(guides: int, priors: int, temperatures: list[float]) -> None:
         p: {g: {t: rng.uniform(80, 99, 3).tolist() for t in temperatures} for g in GUIDES[:guides]}
         for p in PRIORS[:priors]
     }
-    figure = accuracy_figure("macs=0.5", panels, 99.2, "one shot")
+    figure = accuracy_figure("macs=0.5", panels, 99.2, "one shot", 500)
     check(figure)
     low, high = figure.axes[0].get_ylim()
     assert low < 80 + 19  # every dot and the original are within
     assert high > 99.2
     assert len(figure.axes) == priors
+
+
+def test_accuracies_of_one_seed_have_binomial_errors_and_an_axis_of_ten_points() -> None:
+    panels = {"symmetric:1": {"dirichlet": {0.1: [97.0], 1.0: [98.0]}}}
+    figure = accuracy_figure("macs=0.5", panels, 99.2, "one shot", 100)
+    check(figure)
+    (ax,) = figure.axes
+    low, high = ax.get_ylim()
+    assert high - low >= 10
+    assert low < 97 - 1.8 < 99.2 < high < 101
+    bars = [c for c in ax.collections if isinstance(c, LineCollection)]
+    ends = [segment[:, 1] for c in bars for segment in c.get_segments()]
+    # sqrt(97 x 3 / 100) = 1.706 points, sqrt(98 x 2 / 100) = 1.4
+    assert np.allclose(ends, [[95.294, 98.706], [96.6, 99.4]], atol=1e-3)
+    assert any("100 images" in text.get_text() for text in figure.findobj(Text))
+
+
+def test_accuracies_of_several_seeds_have_their_own_spread() -> None:
+    panels = {"symmetric:1": {"dirichlet": {0.1: [97.0, 95.0], 1.0: [98.0, 97.0]}}}
+    figure = accuracy_figure("macs=0.5", panels, 99.2, "one shot", 100)
+    assert not any("images" in t.get_text() for t in figure.legends[0].get_texts())
 
 
 def test_matrices_pair_the_seeds_that_both_guides_have() -> None:

@@ -16,8 +16,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dirprune.analysis.compare import Cell, CellResult, build_table, run_cell, to_csv, to_markdown
-from dirprune.analysis.compare.cell import load_cell, save_cell, save_error, unit_scores
+from dirprune.analysis.compare.cell import _at_rest, load_cell, save_cell, save_error, unit_scores
 from dirprune.analysis.evidence import COST_DRAWS
+from dirprune.inference.fit import Fit
 from dirprune.model.errors import DirpruneError
 
 
@@ -76,6 +77,23 @@ def test_the_reference_has_all_seeds_and_others_are_compared_where_both_are() ->
     assert rows[2]["difference"] == {"mean": None, "se": None}
     assert rows[2]["tau"]["mean"] is None
     assert "-" in to_markdown(rows)
+
+
+def test_a_cell_does_not_take_what_cannot_be_told_for_no() -> None:
+    def fitted(losses: Any) -> Fit:
+        return Fit([], [losses], 0.0, {})
+
+    rng = np.random.default_rng(0)
+    assert _at_rest(fitted(1000 + 300 * rng.normal(size=200))) is None
+    assert _at_rest(fitted(1000 + rng.normal(size=200))) is True
+    assert _at_rest(fitted(1000.0 - np.arange(200))) is False
+
+
+def test_seeds_whose_rest_cannot_be_told_are_counted() -> None:
+    verdicts = [True, None, False, True]
+    rows = build_table([result(seed=s, at_rest=good) for s, good in enumerate(verdicts)])
+    assert rows[0]["at_rest"] == verdicts
+    assert "2 of 4, 1 ?" in to_markdown(rows)
 
 
 def test_rows_are_ordered_by_what_is_paired() -> None:

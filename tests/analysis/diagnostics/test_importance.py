@@ -98,6 +98,14 @@ def test_parameters_of_priors_are_dimensions_too(conjugate):
     assert importance(tree)["value"]["dimensions"] == 7
 
 
+def test_a_large_khat_over_many_units_is_put_plainly(make_tree, dirichlet):
+    log_w = 3 * np.random.default_rng(0).exponential(size=(2, 400))
+    tree = make_tree({"a": dirichlet([1.0] * 200, 2, 400)}, lp=log_w, log_q=0 * log_w)
+    text = importance(tree)["text"]
+    assert "no verdict on single units: in hundreds of dimensions small errors of every" in text
+    assert "concentration" not in text  # other guides have none
+
+
 def test_a_large_sd_is_not_laid_at_the_guides_door_alone(conjugate):
     """SVI that has not come to rest and a sub-sample of images widen the weights too."""
     tree = conjugate([1.0] * 4, [900, 500, 300, 100], [90.0, 500, 300, 100], draws=100)

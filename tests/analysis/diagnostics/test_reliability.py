@@ -45,6 +45,12 @@ def test_over_and_under_confidence_are_told(power, verdict):
     assert verdict in found["text"]
 
 
+def test_both_figures_of_the_text_have_their_unit():
+    p = np.repeat([[0.8, 0.2]], 40, axis=0)
+    text = reliability(tree_of(p, (np.arange(40) % 4 == 0).astype(int)))["text"]
+    assert "mean confidence 80.0 %, accuracy 75.0 %" in text
+
+
 def test_errors_in_both_directions_are_told():
     """The confident half is less accurate than it says, the other half more."""
     p = np.repeat([[0.7, 0.3], [0.9, 0.1]], 400, axis=0)

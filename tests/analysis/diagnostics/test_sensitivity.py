@@ -5,8 +5,11 @@ prior^alpha:       Dir(alpha (a - 1) + 1 + n),      likelihood^alpha:  Dir(a + a
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.stats import beta
 
 from dirprune.analysis.diagnostics import power_scaling
@@ -92,6 +95,16 @@ def test_a_part_of_the_images_stands_for_all(conjugate):
     half["log_likelihood"] = images.isel(image=index).to_dataset(name="targets")
     for name, found in sensitivities(half).items():
         np.testing.assert_allclose(found["a"], sensitivities(whole)[name]["a"], rtol=1e-9)
+
+
+def test_a_hyper_prior_is_scaled_with_its_prior_and_the_text_says_so(conjugate):
+    tree = conjugate([2.0] * 3, [5, 3, 1], draws=500)
+    assert "hyper-prior" not in power_scaling(tree)["text"]
+    posterior = tree["posterior"].to_dataset()
+    posterior["a_concentration"] = posterior["a"] + 1.0
+    tree["posterior"] = xr.DataTree(posterior)
+    tree.attrs["sites"] = json.dumps({"a": [[], []]})
+    assert "prior and its hyper-prior are scaled together" in power_scaling(tree)["text"]
 
 
 def test_bad_weights_are_said(conjugate):

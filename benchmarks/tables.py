@@ -1,0 +1,102 @@
+"""Print the README's tables about guides, priors and temperatures from ``results/*.json``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+BUDGETS = ("macs=0.5", "macs=0.25", "macs=0.1")
+TEMPERED = {"digits": 0.3, "lenet5": 0.01}  # the nearest in the grids to 500/N
+
+
+def result(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def truth_table() -> list[str]:
+    """Every guide on the problems with known posteriors: medians over seeds, and SBC's verdicts."""
+    problems = result("guides")["results"]
+    known = ("dirichlet-multinomial", "linear-gaussian")
+    verdicts = [result(f"sbc_{problem}")["results"] for problem in known]
+    lines = [
+        "| guide | conjugate: gap | linear-Gaussian: gap | sd ratio | correlation | digits MLP: "
+        "bias | sd ratio | correlation | SBC, conjugate | SBC, linear-Gaussian |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+
+    def middle(problem: str, guide: str, key: str, digits: int) -> str:
+        values = [r[key] for r in problems[problem]["guides"][guide] if r[key] is not None]
+        return number(statistics.median(values) if values else None, digits)
+
+    for guide in problems["linear-gaussian"]["guides"]:
+        cells = [middle("dirichlet-multinomial", guide, "elbo_gap", 3)]
+        cells += [
+            middle("linear-gaussian", guide, key, digits)
+            for key, digits in (("elbo_gap", 2), ("sd_ratio", 2), ("correlation", 2))
+        ]
+        cells += [
+            middle("digits-mlp", guide, key, 2) for key in ("bias", "sd_ratio", "correlation")
+        ]
+        for found in (summaries.get(guide) for summaries in verdicts):
+            cells.append("–" if found is None else found["verdict"])
+        lines.append(f"| `{guide}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def grid_rows(name: str, **wanted: Any) -> list[dict[str, Any]]:
+    rows = result(f"grid_{name}")["rows"]
+    return [r for r in rows if all(r[key] == value for key, value in wanted.items())]
+
+
+def grid_line(label: str, row: dict[str, Any]) -> str:
+    accuracy = [row["accuracy"][b]["pruned"] for b in BUDGETS]
+    cells = [
+        number(row["elpd"]["mean"], 3), number(row["elbo"]["mean"], 0),
+        number(row["khat"]["mean"], 1),
+        *(f"{number(a['mean'], 1)} ± {number(a['sd'], 1)}" for a in accuracy),
+    ]  # fmt: skip
+    return f"| {label} | " + " | ".join(cells) + " |"
+
+
+def grid_head(label: str) -> list[str]:
+    budgets = " | ".join(f"% at `{b}`" for b in BUDGETS)
+    return [f"| {label} | elpd | ELBO | k-hat | {budgets} |", "|---|---|---|---|---|---|---|"]
+
+
+def temperature_table() -> list[str]:
+    lines = grid_head("guide `dirichlet`, prior `symmetric:1`")
+    for name, title in (("digits", "digits-cnn"), ("lenet5", "LeNet-5")):
+        rows = grid_rows(name, guide="dirichlet", prior="symmetric:1")
+        for row in sorted(rows, key=lambda r: -r["temperature"]):
+            lines.append(grid_line(f"{title}, τ = {row['temperature']:g}", row))
+    return lines
+
+
+def guide_table() -> list[str]:
+    lines = grid_head("prior `symmetric:1`")
+    for name, title in (("digits", "digits-cnn"), ("lenet5", "LeNet-5")):
+        rows = grid_rows(name, prior="symmetric:1", temperature=TEMPERED[name])
+        for row in sorted(rows, key=lambda r: -r["elpd"]["mean"]):
+            lines.append(grid_line(f"{title}, τ = {TEMPERED[name]:g}, `{row['guide']}`", row))
+    return lines
+
+
+def prior_table() -> list[str]:
+    lines = grid_head("guide `dirichlet`")
+    for name, title in (("digits", "digits-cnn"), ("lenet5", "LeNet-5")):
+        rows = grid_rows(name, guide="dirichlet", temperature=TEMPERED[name])
+        for row in sorted(rows, key=lambda r: -r["elpd"]["mean"]):
+            lines.append(grid_line(f"{title}, τ = {TEMPERED[name]:g}, `{row['prior']}`", row))
+    return lines
+
+
+if __name__ == "__main__":
+    for table in (truth_table, temperature_table, guide_table, prior_table):
+        print("\n".join(table()), end="\n\n")
