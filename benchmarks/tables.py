@@ -17,7 +17,7 @@ def result(name: str) -> Any:
 
 
 def number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def truth_table() -> list[str]:
