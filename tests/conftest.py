@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -20,6 +21,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("dirprune")
 torch.set_num_threads(1)
+# A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that: the
+# tests that interrupt a process would wait in vain.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Randomise = Callable[[nn.Module], nn.Module]
 
