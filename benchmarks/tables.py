@@ -80,20 +80,21 @@ def temperature_table() -> list[str]:
 
 
 def guide_table() -> list[str]:
-    lines = grid_head("prior `symmetric:1`")
-    for name, title in (("digits", "digits-cnn"), ("lenet5", "LeNet-5")):
-        rows = grid_rows(name, prior="symmetric:1", temperature=TEMPERED[name])
-        for row in sorted(rows, key=lambda r: -r["elpd"]["mean"]):
-            lines.append(grid_line(f"{title}, τ = {TEMPERED[name]:g}, `{row['guide']}`", row))
-    return lines
+    return tempered_table("guide", prior="symmetric:1")
 
 
 def prior_table() -> list[str]:
-    lines = grid_head("guide `dirichlet`")
+    return tempered_table("prior", guide="dirichlet")
+
+
+def tempered_table(of: str, **fixed: str) -> list[str]:
+    """One axis of the grids at the temperature nearest to the default, the other one fixed."""
+    ((axis, value),) = fixed.items()
+    lines = grid_head(f"{axis} `{value}`")
     for name, title in (("digits", "digits-cnn"), ("lenet5", "LeNet-5")):
-        rows = grid_rows(name, guide="dirichlet", temperature=TEMPERED[name])
+        rows = grid_rows(name, temperature=TEMPERED[name], **fixed)
         for row in sorted(rows, key=lambda r: -r["elpd"]["mean"]):
-            lines.append(grid_line(f"{title}, τ = {TEMPERED[name]:g}, `{row['prior']}`", row))
+            lines.append(grid_line(f"{title}, τ = {TEMPERED[name]:g}, `{row[of]}`", row))
     return lines
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .compare_options import compare
+from .options import DataRoot, Download, Seed, Size
 from .run_options import run
 from .settings import Settings, parse_budget, parse_numbers
 
@@ -102,13 +103,9 @@ def prior(
         str,
         typer.Option(help="Data set: digits, mnist, fashion-mnist, cifar10 or folder:PATH."),
     ] = "digits",
-    data_root: Annotated[
-        Path | None, typer.Option(help="Where data sets are, or are downloaded to.")
-    ] = None,
-    download: Annotated[bool, typer.Option(help="Download a data set that is missing.")] = True,
-    size: Annotated[
-        int | None, typer.Option(help="Resize images to this many pixels a side.")
-    ] = None,
+    data_root: DataRoot = None,
+    download: Download = True,
+    size: Size = None,
     mean: Annotated[
         str | None,
         typer.Option(help="Mean of the pixels, as the weights expect: 0.485,0.456,0.406"),
@@ -125,7 +122,7 @@ def prior(
         ),
     ] = None,
     draws: Annotated[int, typer.Option(help="Draws from each prior.")] = 200,
-    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for a picture, prior.png.")] = None,
 ) -> None:

@@ -7,6 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import (
+    BatchSize,
+    DataRoot,
+    Device,
+    Download,
+    Exclude,
+    Include,
+    Particles,
+    Scaling,
+    Size,
+    SviEpochs,
+    TrainEpochs,
+)
 from .settings import Settings, parse_budget, parse_names, parse_numbers, parse_seeds
 
 
@@ -22,18 +35,11 @@ def compare(
             "are of SVI and of the draws alone."
         ),
     ] = None,
-    train_epochs: Annotated[
-        int | None,
-        typer.Option(help="Epochs of that training; by default what suits the data."),
-    ] = None,
+    train_epochs: TrainEpochs = None,
     data: Annotated[str, typer.Option(help="Data set, as in 'dirprune run'.")] = "digits",
-    data_root: Annotated[
-        Path | None, typer.Option(help="Where data sets are, or are downloaded to.")
-    ] = None,
-    download: Annotated[bool, typer.Option(help="Download a data set that is missing.")] = True,
-    size: Annotated[
-        int | None, typer.Option(help="Resize images to this many pixels a side.")
-    ] = None,
+    data_root: DataRoot = None,
+    download: Download = True,
+    size: Size = None,
     mean: Annotated[
         str | None, typer.Option(help="Mean of the pixels, as the weights expect.")
     ] = None,
@@ -62,22 +68,14 @@ def compare(
     evidence: Annotated[
         str, typer.Option(help="What decides, as in 'dirprune run'.")
     ] = "removal-cost",
-    scaling: Annotated[
-        str, typer.Option(help="Gain of a unit: mean-one (K s) or simplex (s).")
-    ] = "mean-one",
-    svi_epochs: Annotated[
-        int | None, typer.Option(help="Epochs of SVI; by default as many as make 400 steps.")
-    ] = None,
+    scaling: Scaling = "mean-one",
+    svi_epochs: SviEpochs = None,
     restarts: Annotated[int, typer.Option(help="Independent SVI runs in each cell.")] = 1,
-    particles: Annotated[int, typer.Option(help="Independent switches in each batch.")] = 8,
-    include: Annotated[
-        list[str] | None, typer.Option(help="Switch this layer only (may be repeated).")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave this layer alone (may be repeated).")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 128,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    particles: Particles = 8,
+    include: Include = None,
+    exclude: Exclude = None,
+    batch_size: BatchSize = 128,
+    device: Device = "cpu",
     processes: Annotated[
         int | None,
         typer.Option(help="Cells at a time, one thread each [default: the cores; 1 on a GPU]."),

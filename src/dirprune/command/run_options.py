@@ -7,6 +7,20 @@ from typing import Annotated
 
 import typer
 
+from .options import (
+    BatchSize,
+    DataRoot,
+    Device,
+    Download,
+    Exclude,
+    Include,
+    Particles,
+    Scaling,
+    Seed,
+    Size,
+    SviEpochs,
+    TrainEpochs,
+)
 from .settings import Settings, parse_budget, parse_numbers, parse_options
 
 
@@ -25,10 +39,7 @@ def run(
             "trained first."
         ),
     ] = None,
-    train_epochs: Annotated[
-        int | None,
-        typer.Option(help="Epochs of that training; by default what suits the data."),
-    ] = None,
+    train_epochs: TrainEpochs = None,
     data: Annotated[
         str,
         typer.Option(
@@ -36,13 +47,9 @@ def run(
             "folder:PATH with PATH/train/CLASS/* and PATH/test/CLASS/*."
         ),
     ] = "digits",
-    data_root: Annotated[
-        Path | None, typer.Option(help="Where data sets are, or are downloaded to.")
-    ] = None,
-    download: Annotated[bool, typer.Option(help="Download a data set that is missing.")] = True,
-    size: Annotated[
-        int | None, typer.Option(help="Resize images to this many pixels a side.")
-    ] = None,
+    data_root: DataRoot = None,
+    download: Download = True,
+    size: Size = None,
     mean: Annotated[
         str | None,
         typer.Option(help="Mean of the pixels, as the weights expect: 0.485,0.456,0.406"),
@@ -81,26 +88,18 @@ def run(
             "500 / training images (at most 1): the posterior of 500 images."
         ),
     ] = None,
-    scaling: Annotated[
-        str, typer.Option(help="Gain of a unit: mean-one (K s) or simplex (s).")
-    ] = "mean-one",
-    svi_epochs: Annotated[
-        int | None, typer.Option(help="Epochs of SVI; by default as many as make 400 steps.")
-    ] = None,
+    scaling: Scaling = "mean-one",
+    svi_epochs: SviEpochs = None,
     restarts: Annotated[
         int, typer.Option(help="Independent SVI runs; they become ArviZ's chains.")
     ] = 2,
-    particles: Annotated[int, typer.Option(help="Independent switches in each batch.")] = 8,
+    particles: Particles = 8,
     null_control: Annotated[
         bool,
         typer.Option(help="Learn once more from permuted labels, which must predict nothing."),
     ] = True,
-    include: Annotated[
-        list[str] | None, typer.Option(help="Switch this layer only (may be repeated).")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave this layer alone (may be repeated).")
-    ] = None,
+    include: Include = None,
+    exclude: Exclude = None,
     finetune_epochs: Annotated[
         int | None,
         typer.Option(help="Epochs of fine-tuning; 0 for none, by default what suits the data."),
@@ -108,9 +107,9 @@ def run(
     distill: Annotated[
         bool, typer.Option(help="Fine-tune towards the original network's probabilities too.")
     ] = True,
-    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 128,
-    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    batch_size: BatchSize = 128,
+    seed: Seed = 0,
+    device: Device = "cpu",
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results [default: runs/NETWORK-DATA].")
     ] = None,

@@ -1,0 +1,30 @@
+"""Options that several commands have, with one name, type and help each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TrainEpochs = Annotated[
+    int | None,
+    typer.Option(help="Epochs of that training; by default what suits the data."),
+]
+DataRoot = Annotated[Path | None, typer.Option(help="Where data sets are, or are downloaded to.")]
+Download = Annotated[bool, typer.Option(help="Download a data set that is missing.")]
+Size = Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")]
+Scaling = Annotated[str, typer.Option(help="Gain of a unit: mean-one (K s) or simplex (s).")]
+SviEpochs = Annotated[
+    int | None, typer.Option(help="Epochs of SVI; by default as many as make 400 steps.")
+]
+Particles = Annotated[int, typer.Option(help="Independent switches in each batch.")]
+Include = Annotated[
+    list[str] | None, typer.Option(help="Switch this layer only (may be repeated).")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(help="Leave this layer alone (may be repeated).")
+]
+BatchSize = Annotated[int, typer.Option(help="Images in a batch.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
