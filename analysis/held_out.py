@@ -100,10 +100,7 @@ def _predict(
 
 def _network(model: SwitchedNetwork, inputs: Any, count: int) -> Tensor:
     """The probabilities [n, C] of the trained network on all ``count`` images."""
-    ones = {
-        name: torch.ones(1, site.size, dtype=model.body_dtype, device=model.device)
-        for name, site in model.sites.items()
-    }
+    ones = model.unit_gains()
     parts = []
     with torch.no_grad():
         for rows in torch.arange(count, device=model.device).split(usual_batch(inputs)):

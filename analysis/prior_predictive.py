@@ -176,10 +176,7 @@ def _held_out(
     model: SwitchedNetwork, switches: Mapping[str, Tensor], inputs: Any, targets: Tensor
 ) -> HeldOut:
     here = {name: s.to(model.device) for name, s in switches.items()}
-    ones = {
-        name: torch.ones(1, site.size, dtype=model.body_dtype, device=model.device)
-        for name, site in model.sites.items()
-    }
+    ones = model.unit_gains()
     number = len(next(iter(switches.values())))
     prior = _predict(
         model, inputs, targets, number,

@@ -38,9 +38,7 @@ def check_batch(model: SwitchedNetwork, inputs: Any, targets: Any) -> list[str]:
     if places := not_finite(inputs, targets):
         return places
     with torch.no_grad(), pyro.validation_enabled(False):
-        gains = {name: torch.ones(1, site.size) for name, site in model.sites.items()}
-        gains = {name: g.to(model.device, model.body_dtype) for name, g in gains.items()}
-        outputs = model.outputs_at_gains(inputs, gains)
+        outputs = model.outputs_at_gains(inputs, model.unit_gains())
         if len(outputs) > model.num_data:
             raise DirpruneError(
                 f"a batch of {len(outputs)} examples, but num_data is {model.num_data}: num_data "

@@ -230,6 +230,13 @@ class SwitchedNetwork(nn.Module):
             gains[name] = (scale * switch).to(dtype).reshape(-1, site.size)
         return gains
 
+    def unit_gains(self) -> dict[str, Tensor]:
+        """Gains of one, those of the trained network itself, as rows [1, K]."""
+        return {
+            name: torch.ones(1, site.size, dtype=self.body_dtype, device=self.device)
+            for name, site in self.sites.items()
+        }
+
     def outputs_at_gains(self, inputs: Any, gains: Mapping[str, Tensor]) -> Tensor:
         """The network's outputs at given gains, site -> [P, K]."""
         args, kwargs = self.arguments(inputs)
