@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .graph.channels import ChannelGraph, Consumer
+from .graph.channels import ChannelGraph, Reading
 from .graph.labels import FIXED
 from .graph.propagation import op_name
 
@@ -31,15 +31,15 @@ class Gain(nn.Module):
     """Multiply a consumer's input by the gains of the units that it reads.
 
     Input feature j has the gain of unit ``units[j]``; features that no unit owns have gain 1.
-    Example i of a batch takes row i mod P of P rows of gains.
+    Example i of a batch takes row i mod P of P rows of gains, wherever its entries lie.
     """
 
     index: Tensor | None
 
-    def __init__(self, holder: _Gains, consumer: Consumer, graph: ChannelGraph) -> None:
+    def __init__(self, holder: _Gains, consumer: Reading, graph: ChannelGraph) -> None:
         super().__init__()
         self._holder = holder
-        self.dim = consumer.dim
+        self.dim, self.examples = consumer.dim, consumer.examples
         self.sites: list[str] = []
         index = torch.full_like(consumer.units, FIXED)
         start = 0
@@ -63,12 +63,17 @@ class Gain(nn.Module):
         gain = torch.cat(gains, 1) if len(gains) > 1 else gains[0]
         if self.index is not None:
             gain = gain[:, self.index]
-        rows, batch = gain.shape[0], x.shape[0]
-        if rows > 1 and rows != batch:
-            gain = gain.repeat(-(-batch // rows), 1)[:batch]
-        view = [gain.shape[0]] + [1] * (x.dim() - 1)
+        rows, axis = gain.shape[0], self.examples.axis
+        batch = x.shape[axis] // self.examples.per_example
+        view = [1] * x.dim()
         view[self.dim] = gain.shape[1]
-        return x * gain.view(view)
+        if rows > 1:
+            if rows != batch:
+                gain = gain.repeat(-(-batch // rows), 1)[:batch]
+            gain = self.examples.spread(gain)
+            view[axis] = gain.shape[0]
+            gain = gain if axis < self.dim else gain.T
+        return x * gain.reshape(view)
 
 
 class SwitchedBody(nn.Module):
@@ -93,7 +98,7 @@ class SwitchedBody(nn.Module):
         flat.set_codegen(copy.deepcopy(graph.module.graph._codegen))
         module = fx.GraphModule(graph.module, flat)
         gained: dict[tuple[fx.Node, tuple[int, ...]], fx.Node] = {}
-        for i, consumer in enumerate(graph.consumers):
+        for i, consumer in enumerate([*graph.consumers, *graph.products]):
             node, source = nodes[consumer.node], nodes[consumer.source]
             # Consumers that read the same value with the same units share one multiplication.
             key = (source, tuple(consumer.units.tolist()))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -190,10 +191,18 @@ def count_macs(
     batch = _batch_size(tree_leaves((inputs, dict(kwargs or {}))))
     training = {module: module.training for module in network.modules()}
     network.eval()
+    # The fused kernels for attention are not counted on a CPU; what they are made of is.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with (
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
             network(*inputs, **(kwargs or {}))
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in training.items():
             module.training = mode
     return counter.get_total_flops() // (2 * batch)

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import DirpruneError
-from .networks import build_network
-from .surgery import replace_tensors, set_padding
+from .networks import build_known
+from .replacement import replace_tensors, set_count, set_padding
 from .writing import atomic_path
 
 FORMAT = 1
@@ -38,12 +38,22 @@ def save(path: str | Path, network: nn.Module, *, notes: Mapping[str, Any] | Non
         "class": type(network).__name__,
         "architecture": getattr(network, "architecture", None),
         "paddings": _paddings(network),
+        "counts": _counts(network),
         "notes": dict(notes or {}),
     }
     with atomic_path(Path(path)) as folder:
         folder.mkdir()
         save_file(tensors, folder / WEIGHTS)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
+
+
+def _counts(network: nn.Module) -> dict[str, dict[str, int]]:
+    """How many groups or heads are left in modules whose parameters do not show it."""
+    return {
+        name: dict(module.dirprune_counts)
+        for name, module in network.named_modules()
+        if hasattr(module, "dirprune_counts")
+    }
 
 
 def _paddings(network: nn.Module) -> dict[str, list[int]]:
@@ -77,7 +87,9 @@ def load(path: str | Path, *, network: nn.Module | None = None) -> nn.Module:
     folder = Path(path)
     description = read_description(folder)
     try:
-        tensors = load_file(folder / WEIGHTS)
+        # Copied: those of safetensors lie in the file's order, and kernels sum what is not aligned
+        # in another order, so that outputs would differ in their last bits.
+        tensors = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS).items()}
     except OSError as error:
         raise DirpruneError(f"{folder / WEIGHTS}: {error.strerror or error}") from error
     except SafetensorError as error:
@@ -90,7 +102,7 @@ def load(path: str | Path, *, network: nn.Module | None = None) -> nn.Module:
                 "give the unpruned original, load(path, network=...)"
             )
         try:
-            network = build_network(**architecture)
+            network = build_known(**architecture)
         except (TypeError, AttributeError) as error:
             raise DirpruneError(f"{folder / DESCRIPTION}: bad architecture: {error}") from error
     _check_names(network, tensors, folder)
@@ -101,6 +113,8 @@ def load(path: str | Path, *, network: nn.Module | None = None) -> nn.Module:
             set_padding(network, module, before, after)
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
             raise DirpruneError(f"{folder / DESCRIPTION}: padding {module!r}: {error}") from error
+    for module, numbers in description.get("counts", {}).items():
+        _restore_counts(network, module, numbers, folder)
     return network.eval()
 
 
@@ -118,11 +132,27 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise DirpruneError(f"{path}: expected format {FORMAT} of dirprune.save")
     missing = {"class", "architecture", "paddings", "notes"} - set(data)
-    if missing or not isinstance(data["paddings"], dict):
+    tables = (data.get("paddings"), data.get("counts", {}))  # without counts: of an older version
+    if missing or not all(isinstance(table, dict) for table in tables):
         raise DirpruneError(
             f"{path} is damaged: it lacks {', '.join(sorted(missing)) or 'paddings'}"
         )
     return data
+
+
+def _restore_counts(network: nn.Module, module: str, numbers: Any, folder: Path) -> None:
+    """Nothing but whole numbers is written, and only over whole numbers."""
+    place = f"{folder / DESCRIPTION}: counts of {module!r}"
+    try:
+        owner = network.get_submodule(module)
+        given = {str(name): number for name, number in numbers.items()}
+    except AttributeError as error:
+        raise DirpruneError(f"{place}: {error}") from error
+    for name, number in given.items():
+        held = vars(owner).get(name)
+        if type(number) is not int or type(held) is not int or not 0 < number <= held:
+            raise DirpruneError(f"{place}: {name}={number!r} does not fit, the network has {held}")
+        set_count(network, module, name, number)
 
 
 def _is_part(part: Tensor, whole: Tensor) -> bool:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .errors import DirpruneError
 from .graph.channels import ChannelGraph
+from .replacement import replace_tensors, set_count, set_padding
 
 if TYPE_CHECKING:
     from .decision import Decision
@@ -87,6 +88,8 @@ def cut(network: nn.Module, graph: ChannelGraph, kept: Mapping[str, Tensor]) -> 
             int(stays[: padding.before].sum()),
             int(stays[len(stays) - padding.after :].sum()),
         )
+    for count in graph.counts:
+        set_count(smaller, count.module, count.attribute, int(keep[count.units].sum()))
     return smaller
 
 
@@ -98,55 +101,21 @@ def silence(network: nn.Module, graph: ChannelGraph, kept: Mapping[str, Tensor])
         for consumer in graph.consumers:
             weight = masked.get_parameter(consumer.weight)
             gone = ~keep[consumer.units].to(weight.device)
-            weight.masked_fill_(gone.view(-1, *[1] * (weight.dim() - 2)), 0)
+            view = [-1 if axis == consumer.axis else 1 for axis in range(weight.dim())]
+            weight.masked_fill_(gone.view(view), 0)
+        for product in graph.products:
+            _zero(masked, graph, product.units[~keep[product.units]])
     return masked
 
 
-def set_padding(network: nn.Module, module: str, before: int, after: int) -> None:
-    """Tell a padding shortcut how many channels of zeros are left on each side."""
-    owner: Any = network.get_submodule(module)
-    owner.set_padding(before, after)
-
-
-def replace_tensors(network: nn.Module, new: Mapping[str, Tensor]) -> None:
-    """Put tensors of other sizes in the place of parameters and buffers, in ``network`` itself.
-
-    A tensor that several modules share stays shared. Sizes that modules note as attributes
-    (``out_channels`` and the like) are brought up to date.
-    """
-    tensor: Tensor
-    for name, tensor in new.items():
-        owner, _, leaf = name.rpartition(".")
-        holder = network.get_submodule(owner)
-        old = getattr(holder, leaf)
-        if leaf in holder._parameters:
-            tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
-        for module in network.modules():
-            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-            for owned in tables:
-                for key, value in list(owned.items()):
-                    if value is old:
-                        owned[key] = tensor
-                        _update_sizes(module, key, tensor)
-
-
-def _update_sizes(module: Any, leaf: str, tensor: Tensor) -> None:
-    """Bring a module's own note of its sizes up to date with its new weight."""
-    if leaf != "weight":
-        if hasattr(module, "num_features") and leaf == "running_mean":
-            module.num_features = len(tensor)
-        return
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        out_channels, per_group = tensor.shape[:2]
-        if module.groups > 1:  # whole groups go: the number of outputs in each stays
-            module.groups = module.groups * out_channels // module.out_channels
-        module.out_channels, module.in_channels = out_channels, per_group * module.groups
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = tensor.shape
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = len(tensor)
-    elif hasattr(module, "num_features"):
-        module.num_features = len(tensor)
+def _zero(network: nn.Module, graph: ChannelGraph, units: Tensor) -> None:
+    """Let the units be zero where they are produced: a product of them adds nothing then."""
+    parameters = dict(network.named_parameters())
+    for (name, axis), numbers in graph.axes.items():
+        gone = torch.isin(numbers, units)
+        if name in parameters and bool(gone.any()):
+            rows = gone.nonzero()[:, 0].to(parameters[name].device)
+            parameters[name].index_fill_(axis, rows, 0)
 
 
 def find_failures(
@@ -156,8 +125,9 @@ def find_failures(
 
     Three patterns are removed from all sites at once: a random half, its complement, so that every
     unit is missing once, and of the sites in turn one unit or two thirds, so that nothing has the
-    same size by chance. Only if that fails is each site tried by itself. What the graph cannot see
-    (a size written as a number in someone's ``forward``) shows here, so that it is never pruned.
+    same size by chance. If that fails, halves of the sites are tried, and halves of those that
+    fail, down to single ones. What the graph cannot see (a size written as a number in someone's
+    ``forward``) shows here, so that it is never pruned.
     """
     reference, arguments, tolerance = _in_float64(network, inputs, kwargs)
     generator = torch.Generator().manual_seed(0)
@@ -179,10 +149,19 @@ def find_failures(
                 return problem
         return None
 
+    def faulty(sites: list[str]) -> dict[str, str]:
+        problem = attempt(sites)
+        if problem is None:
+            return {}
+        if len(sites) == 1:
+            return {sites[0]: problem}
+        half = len(sites) // 2
+        return faulty(sites[:half]) | faulty(sites[half:])
+
     if not graph.sites or attempt(list(graph.sites)) is None:
         return {}
-    reasons = {name: attempt([name]) for name in graph.sites}
-    failures = {name: reason for name, reason in reasons.items() if reason is not None}
+    half = len(graph.sites) // 2
+    failures = faulty(list(graph.sites)[:half]) | faulty(list(graph.sites)[half:])
     good = [name for name in graph.sites if name not in failures]
     if good and attempt(good) is not None:
         # They fail only in company: add them one by one and leave out what breaks the rest.
@@ -221,14 +200,19 @@ def _compare(
     """Why the pruned network is not the masked one on these arguments; None: it is."""
     masked = silence(reference, graph, kept)
     want = _run(masked, *arguments)
+    trains = in_training and _trains(masked, *arguments)
+    del masked  # a large network does not fit into memory three times
     try:
         pruned = cut(reference, graph, kept)
         got = _run(pruned, *arguments)
-        if in_training:
-            _train_as(masked, pruned, *arguments)
+        if trains:
+            _train(pruned, *arguments)
     except Exception as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"it cannot be cut: the smaller network fails with {line[:160]!r}"
+        return (
+            f"it cannot be cut: the smaller network fails with {line[:160]!r}. If a module holds a "
+            "size that its parameters do not show (a number of heads), register_resizer mends it"
+        )
     for a, b in zip(want, got, strict=True):
         scale = float(a.abs().max()) or 1.0
         if a.shape != b.shape or not float((a - b).abs().max()) <= tolerance * scale:
@@ -236,21 +220,25 @@ def _compare(
     return None
 
 
-def _train_as(
-    masked: nn.Module, pruned: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> None:
-    """Raise what the pruned network raises in train mode, if the masked one raises nothing.
+def _trains(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Does it run in train mode on these examples? Too few or small ones may not do."""
+    try:
+        _train(network, args, kwargs)
+    except Exception:
+        return False
+    return True
+
+
+def _train(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Run the network in train mode.
 
     Some layers are there in train mode alone (auxiliary heads), and no tracing in eval mode sees
-    them. Outputs are not compared: dropout is random.
+    them: where the masked network runs, the pruned one has to. Outputs are not compared, since
+    dropout is random.
     """
-    devices = {p.device for p in masked.parameters() if p.device.type == "cuda"}
+    devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
     with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
-        try:
-            masked.train()(*args, **kwargs)
-        except Exception:
-            return
-        pruned.train()(*args, **kwargs)
+        network.train()(*args, **kwargs)
 
 
 def _in_float64(

@@ -17,14 +17,19 @@ from torch.utils._pytree import tree_leaves
 from .body import SwitchedBody
 from .cost import CostTable, build_cost_table, count_macs
 from .errors import DirpruneError, unknown_name
-from .graph.channels import build_channel_graph, select_sites
+from .graph.channels import build_channel_graph
+from .graph.selection import select_sites
 from .graph.trace import as_tuple, two_examples
 from .likelihoods import Likelihood, make_likelihood
 from .priors import NetworkPrior, Prior, PriorSpec, check_prior, make_prior
+from .reasons import few, group_reasons
 from .sites import Site
 from .surgery import find_failures
 
+MOST_REASONS = 5  # in an error; large networks have dozens
+
 SCALINGS = ("mean-one", "simplex")
+ATTENTION = ("heads", "head-dims")
 
 
 class SwitchedNetwork(nn.Module):
@@ -67,8 +72,12 @@ class SwitchedNetwork(nn.Module):
             Distribution.
         temperature: tau > 0, the power of the likelihood; 1 is the plain posterior.
         scaling: "mean-one" (g = K s) or "simplex" (g = s).
-        include: names of layers or sites to switch; by default all that can be.
-        exclude: names of layers or sites to leave alone.
+        include: names of layers or sites to switch, or patterns ("layer3.*"); by default all that
+            can be.
+        exclude: names or patterns of layers or sites to leave alone.
+        attention: what the units of attention are: whole "heads", or "head-dims", the features
+            within them, of which all heads of a layer then have fewer. The scale of the scores
+            stays that of the full size.
 
     Attributes:
         sites: ordered mapping name -> :class:`~dirprune.model.sites.Site`.
@@ -96,6 +105,7 @@ class SwitchedNetwork(nn.Module):
         scaling: str = "mean-one",
         include: Collection[str] | None = None,
         exclude: Collection[str] | None = None,
+        attention: str = "heads",
     ) -> None:
         super().__init__()
         if isinstance(num_data, bool) or not isinstance(num_data, int) or num_data < 1:
@@ -104,14 +114,18 @@ class SwitchedNetwork(nn.Module):
             raise DirpruneError(f"temperature: expected a positive number, got {temperature}")
         if scaling not in SCALINGS:
             raise unknown_name("scaling", scaling, SCALINGS)
+        if attention not in ATTENTION:
+            raise unknown_name("units of attention", attention, ATTENTION)
         inputs, kwargs = two_examples(as_tuple(example_inputs)), dict(example_kwargs or {})
         kwargs = two_examples(kwargs)
-        graph = select_sites(build_channel_graph(network, inputs, kwargs), include, exclude)
+        graph = select_sites(
+            build_channel_graph(network, inputs, kwargs, attention=attention), include, exclude
+        )
         graph = graph.without(find_failures(network, graph, inputs, kwargs))
         if not graph.sites:
-            reasons = "; ".join(f"{k}: {v}" for k, v in graph.unprunable.items())
-            reasons = reasons or "no layer with units"
-            raise DirpruneError(f"{type(network).__name__} has nothing to prune ({reasons})")
+            raise DirpruneError(
+                f"{type(network).__name__} has nothing to prune ({_reasons(graph.unprunable)})"
+            )
         self.graph = graph
         self.sites: Mapping[str, Site] = OrderedDict(graph.sites)
         self.unprunable: Mapping[str, str] = dict(graph.unprunable)
@@ -257,3 +271,12 @@ class SwitchedNetwork(nn.Module):
             if tensor.is_floating_point():
                 return tensor.dtype
         return torch.get_default_dtype()
+
+
+def _reasons(unprunable: Mapping[str, str]) -> str:
+    """Each reason once, with a few of its layers."""
+    groups = group_reasons(unprunable)
+    told = [f"{few(layers)}: {why}" for why, layers in groups.items()]
+    more = len(told) - MOST_REASONS
+    told[MOST_REASONS:] = [f"and {more} more reasons"] if more > 0 else []
+    return "; ".join(told) or "no layer with units"

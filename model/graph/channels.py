@@ -9,7 +9,7 @@ is one boolean vector.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,26 +17,37 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import DirpruneError, unknown_name
-from ..sites import Site
+from ..sites import Site, site_name
+from .examples import Examples
 from .labels import FIXED, UnionFind
+from .numbers import settle_numbers
 from .propagation import Propagation, layer_of
+from .records import Product, Reader
 from .rules import RULES
-from .trace import trace
+from .trace import module_of, trace
 
 
 @dataclass(frozen=True)
-class Consumer:
+class Reading:
     """An operation that reads units: the gain multiplies ``source`` along ``dim``.
 
-    ``units`` holds the unit number of every input feature.
+    ``units`` holds the unit number of every input feature. ``examples`` says where those of a batch
+    lie in ``source``.
     """
 
     node: fx.Node
     source: fx.Node
-    weight: str
     dim: int
     units: Tensor
+    examples: Examples
+
+
+@dataclass(frozen=True)
+class Consumer(Reading):
+    """One that reads them through a weight: each input feature has a slice of it along ``axis``."""
+
+    weight: str
+    axis: int
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,15 @@ class PaddedShortcut:
     module: str
     before: int
     after: int
+    units: Tensor
+
+
+@dataclass(frozen=True)
+class Count:
+    """A module's attribute that holds the number of these units, which no parameter shows."""
+
+    module: str
+    attribute: str
     units: Tensor
 
 
@@ -66,8 +86,11 @@ class ChannelGraph:
     module: fx.GraphModule
     sites: OrderedDict[str, Site]
     axes: Mapping[tuple[str, int], Tensor]
+    produced: frozenset[tuple[str, int]]  # those of them along which a layer's outputs lie
     consumers: tuple[Consumer, ...]
+    products: tuple[Reading, ...]  # of queries with keys, whose features are units
     paddings: tuple[PaddedShortcut, ...]
+    counts: tuple[Count, ...]
     macs: tuple[CostTerm, ...]
     unprunable: Mapping[str, str]
 
@@ -102,6 +125,8 @@ class ChannelGraph:
         for (parameter, _), units in self.axes.items():
             if bool((units >= 0).all()):
                 layers.setdefault(frozenset(units.tolist()), layer_of(parameter))
+        for product in self.products:
+            layers.setdefault(frozenset(product.units.tolist()), module_of(product.node))
         return tuple(
             (layer, torch.tensor(sorted(units)))
             for units, layer in layers.items()
@@ -133,7 +158,13 @@ class ChannelGraph:
                 for c in self.consumers
                 if bool((renumber[c.units] >= 0).any())
             ),
+            products=tuple(
+                replace(p, units=renumber[p.units])
+                for p in self.products
+                if bool((renumber[p.units] >= 0).any())
+            ),
             paddings=tuple(replace(p, units=renumber[p.units]) for p in self.paddings),
+            counts=tuple(replace(c, units=renumber[c.units]) for c in self.counts),
             macs=tuple(
                 replace(
                     t,
@@ -156,7 +187,11 @@ class ChannelGraph:
 
 
 def build_channel_graph(
-    network: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    network: nn.Module,
+    inputs: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    attention: str = "heads",
 ) -> ChannelGraph:
     """Trace a network and find its sites.
 
@@ -164,14 +199,15 @@ def build_channel_graph(
         network: any traceable module; it is copied, not changed.
         inputs: example inputs, batch first.
         kwargs: keyword example inputs.
+        attention: its units, "heads" or "head-dims" (the features of all heads of a layer).
 
     Raises:
         DirpruneError: the network fails on the inputs or cannot be traced.
     """
     module = trace(network, inputs, kwargs)
-    prop = Propagation(module, RULES, _aliases(network))
+    prop = Propagation(module, RULES, _aliases(network), attention)
     prop.run()
-    _freeze_paddings_without_a_handle(prop, network)
+    settle_numbers(prop, network)
     return _gather(prop)
 
 
@@ -183,19 +219,6 @@ def _aliases(network: nn.Module) -> dict[str, str]:
         *network.named_buffers(remove_duplicate=False),
     ]
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
-
-
-def _freeze_paddings_without_a_handle(prop: Propagation, network: nn.Module) -> None:
-    """A module that pads channels must offer ``set_padding``; a literal in code cannot shrink."""
-    for padding in prop.paddings:
-        owner = network.get_submodule(padding.module)
-        if not callable(getattr(owner, "set_padding", None)):
-            place = f"{type(owner).__name__} {padding.module!r}".replace(" ''", "")
-            prop.freeze(
-                padding.ids,
-                f"{place} pads channels by a number written in its code; "
-                "give it a method set_padding(before, after)",
-            )
 
 
 def _gather(prop: Propagation) -> ChannelGraph:
@@ -212,22 +235,27 @@ def _gather(prop: Propagation) -> ChannelGraph:
     reasons: dict[int, str] = {}
     for x, why in prop.frozen:
         reasons.setdefault(components.find(x), why)
-    read = {components.find(x) for r in prop.readers for x in r.ids.tolist() if x != FIXED}
+    readings: list[Reader | Product] = [*prop.readers, *prop.products]
+    read = {components.find(x) for r in readings for x in r.ids.tolist() if x != FIXED}
 
+    owner: dict[str, int] = {}  # layer -> component
     layers: dict[int, list[str]] = {}  # component -> producing layers, in graph order
     units: dict[int, dict[int, int]] = {}  # component -> class -> unit
     for parameter, ids in prop.producers:
-        root = components.find(int(ids[0]))
-        layers.setdefault(root, []).append(layer_of(parameter))
+        root, layer = components.find(int(ids[0])), layer_of(parameter)
+        if owner.setdefault(layer, root) != root:
+            layer = parameter  # a module of several weights, whose outputs are apart
+        layers.setdefault(root, []).append(layer)
         classes = units.setdefault(root, {})
         for x in ids.tolist():
             classes.setdefault(find(x), len(classes))
     consumers: dict[int, list[str]] = {}
-    for reader in prop.readers:
-        for root in {components.find(x) for x in reader.ids.tolist() if x != FIXED}:
+    for reading in readings:
+        by = layer_of(reading.weight) if isinstance(reading, Reader) else module_of(reading.node)
+        for root in {components.find(x) for x in reading.ids.tolist() if x != FIXED}:
             names = consumers.setdefault(root, [])
-            if layer_of(reader.weight) not in names:
-                names.append(layer_of(reader.weight))
+            if by not in names:
+                names.append(by)
 
     sites: OrderedDict[str, Site] = OrderedDict()
     number: dict[int, int] = {}  # class of labels -> unit number
@@ -245,7 +273,8 @@ def _gather(prop: Propagation) -> ChannelGraph:
         start = len(number)
         number.update({c: start + unit for c, unit in classes.items()})
         unique = tuple(dict.fromkeys(names))
-        sites[unique[0]] = Site(unique[0], len(classes), unique, tuple(consumers[root]))
+        name = site_name(unique[0], sites)
+        sites[name] = Site(name, len(classes), unique, tuple(consumers[root]))
 
     def numbers(ids: Tensor) -> Tensor:
         return torch.tensor([number.get(find(x), FIXED) if x >= 0 else FIXED for x in ids.tolist()])
@@ -256,13 +285,23 @@ def _gather(prop: Propagation) -> ChannelGraph:
         module=prop.module,
         sites=sites,
         axes={key: value for key, value in axes.items() if bool((value >= 0).any())},
+        produced=frozenset(prop.produced),
         consumers=tuple(
-            Consumer(r.node, r.source, r.weight, r.dim, value)
+            Consumer(r.node, r.source, r.dim, value, r.examples, r.weight, r.axis)
             for r, value in readers
+            if bool((value >= 0).any())
+        ),
+        products=tuple(
+            Reading(p.node, p.source, p.dim, value, p.examples)
+            for p, value in ((p, numbers(p.ids)) for p in prop.products)
             if bool((value >= 0).any())
         ),
         paddings=tuple(
             PaddedShortcut(p.module, p.before, p.after, numbers(p.ids)) for p in prop.paddings
+        ),
+        counts=tuple(
+            Count(module, attribute, numbers(ids))
+            for (module, attribute), ids in prop.counts.items()
         ),
         macs=tuple(
             CostTerm(
@@ -274,31 +313,4 @@ def _gather(prop: Propagation) -> ChannelGraph:
             for w in prop.work
         ),
         unprunable=unprunable,
-    )
-
-
-def select_sites(
-    graph: ChannelGraph, include: Collection[str] | None, exclude: Collection[str] | None
-) -> ChannelGraph:
-    """Keep only the sites that ``include`` names and that ``exclude`` does not.
-
-    A site is named by itself or by any of its producing layers.
-
-    Raises:
-        DirpruneError: a name is neither, or is included but cannot be pruned.
-    """
-    owner = graph.layer_sites()
-    for argument, names in (("include", include), ("exclude", exclude)):
-        if isinstance(names, str):
-            raise DirpruneError(f"{argument}: expected a list of names, got the string {names!r}")
-        for name in names or ():
-            if name not in owner and name not in graph.unprunable:
-                raise unknown_name("layer", name, [*owner, *graph.unprunable])
-    for name in include or ():
-        if name not in owner:
-            raise DirpruneError(f"layer {name!r} cannot be pruned: {graph.unprunable[name]}")
-    chosen = set(graph.sites) if include is None else {owner[name] for name in include}
-    chosen -= {owner[name] for name in exclude or () if name in owner}
-    return graph.without(
-        {name: "left alone by include/exclude" for name in graph.sites if name not in chosen}
     )

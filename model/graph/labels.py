@@ -40,9 +40,14 @@ class Labels:
 
         None where no element has a label.
         """
-        if full.numel() == 0 or bool((full == FIXED).all()):
+        if full.numel() == 0:
             return None
         shape = full.shape
+        for dim, stride in enumerate(full.stride()):
+            if stride == 0:  # as :meth:`full` made it: one value, which need not be compared
+                full = full.narrow(dim, 0, 1)
+        if bool((full == FIXED).all()):
+            return None
         dims = []
         for dim in range(full.dim()):
             first = full.narrow(dim, 0, 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from ..errors import DirpruneError
+from .untraceable import cannot_be_copied, cannot_be_traced, fails_on
 
 
 def as_tuple(inputs: Any) -> tuple[Any, ...]:
@@ -55,51 +56,93 @@ def trace(
     Raises:
         DirpruneError: the network cannot be run on the inputs, or cannot be traced.
     """
-    frozen = copy.deepcopy(network).eval().requires_grad_(False)
+    frozen = frozen_copy(network)
     inputs, kwargs = two_examples(inputs), two_examples(dict(kwargs or {}))
+    check_examples(frozen, inputs, kwargs)
+    program = trace_program(frozen, inputs, kwargs)
     try:
-        with torch.no_grad():
-            frozen(*inputs, **kwargs)
-    except Exception as error:
-        shapes = ", ".join(_describe(x) for x in pytree.tree_leaves((inputs, kwargs)))
-        raise DirpruneError(
-            f"{type(network).__name__} fails on the example inputs ({shapes}): {_first(error)}. "
-            "Give inputs as the network takes them, batch first."
-        ) from error
-    bound = inspect.signature(frozen.forward).bind(*inputs, **kwargs).arguments
-    free = pytree.tree_map(
-        lambda x: {0: torch.export.Dim.DYNAMIC} if isinstance(x, Tensor) and x.dim() else None,
-        dict(bound),
-    )
-    try:
-        with _quiet():
-            program = torch.export.export(frozen, inputs, kwargs, dynamic_shapes=free)
+        with quiet():
             graph = program.run_decompositions({}).module(check_guards=False)
     except Exception as error:
-        raise DirpruneError(
-            f"{type(network).__name__} cannot be traced by torch.export: {_first(error)}. "
-            "Its forward must not branch on values or fix the batch size; see the last lines of "
-            "torch.export.export(network, inputs) for the place."
-        ) from error
+        raise cannot_be_traced(network, error, lambda: program.run_decompositions({})) from error
     assert isinstance(graph, fx.GraphModule)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
 
 
+def frozen_copy(network: nn.Module) -> nn.Module:
+    """A copy in eval mode whose parameters need no gradient.
+
+    Raises:
+        DirpruneError: the network cannot be copied.
+    """
+    try:
+        return copy.deepcopy(network).eval().requires_grad_(False)
+    except Exception as error:
+        raise cannot_be_copied(network, error) from error
+
+
+def check_examples(network: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Refuse example inputs on which the network fails.
+
+    Raises:
+        DirpruneError: it does.
+    """
+    try:
+        with torch.no_grad():
+            network(*inputs, **kwargs)
+    except Exception as error:
+        shapes = ", ".join(_describe(x) for x in pytree.tree_leaves((inputs, kwargs)))
+        raise fails_on(network, shapes, error) from error
+
+
+def trace_program(
+    network: nn.Module,
+    inputs: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    batch: Any = torch.export.Dim.DYNAMIC,
+) -> torch.export.ExportedProgram:
+    """``torch.export``'s program of a network as it stands, with a free batch size.
+
+    Args:
+        network: on the device of the inputs.
+        inputs: positional example inputs, two or more examples, the batch on axis 0.
+        kwargs: keyword example inputs.
+        batch: the dimension of ``torch.export`` that axis 0 is.
+
+    Raises:
+        DirpruneError: the network cannot be traced, or fixes the batch size.
+    """
+    bound = inspect.signature(network.forward).bind(*inputs, **kwargs).arguments
+    free = pytree.tree_map(
+        lambda x: {0: batch} if isinstance(x, Tensor) and x.dim() else None, dict(bound)
+    )
+
+    def export() -> torch.export.ExportedProgram:
+        with quiet():
+            return torch.export.export(network, inputs, dict(kwargs), dynamic_shapes=free)
+
+    try:
+        return export()
+    except Exception as error:
+        raise cannot_be_traced(network, error, export) from error
+
+
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     """A node's concrete shape at two examples."""
     value = node.meta["val"]
-    return tuple(_size(s) for s in value.shape)
+    return tuple(as_size(s) for s in value.shape)
 
 
-def batch_first(node: fx.Node) -> bool:
-    """Is the first axis that of the examples, alone?"""
-    size = node.meta["val"].shape[0]
-    return isinstance(size, torch.SymInt) and bool(size.node.expr.is_symbol)
+def has_examples(node: fx.Node) -> bool:
+    """Does the value depend on the batch? What is made of parameters alone does not."""
+    results = [x for x in pytree.tree_leaves(node.meta["val"]) if isinstance(x, Tensor)]
+    return any(isinstance(size, torch.SymInt) for result in results for size in result.shape)
 
 
-def _size(size: Any) -> int:
+def as_size(size: Any) -> int:
+    """A size at two examples; ``int(size)`` would fix the batch at that for good."""
     return int(size.node.hint if isinstance(size, torch.SymInt) else size)  # type: ignore[arg-type]
 
 
@@ -120,22 +163,17 @@ def _describe(value: Any) -> str:
     return type(value).__name__
 
 
-def _first(error: Exception) -> str:
-    """The first line of an error that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide torch.export's own log lines: what matters of them is in the error that we raise."""
+def quiet() -> Iterator[None]:
+    """Hide torch.export's log lines and warnings: what matters is in the error that we raise."""
     loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx", "torch._dynamo")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
         # Where it fails on a value, it prints its graph.
-        with redirect_stderr(StringIO()):
+        with redirect_stderr(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

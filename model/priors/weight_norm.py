@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from ..graph.channels import ChannelGraph
-from ..graph.propagation import layer_of
 from .base import check_positive
 from .bound import BoundPrior, proportional
 
@@ -48,15 +47,13 @@ class WeightNorm:
 
     def bind(self, network: nn.Module, graph: ChannelGraph) -> BoundPrior:
         """The prior for the sites of this network, with the weights that it has now."""
-        producers = graph.layer_sites()
         parameters = dict(network.named_parameters())
         squares = torch.zeros(graph.num_units, dtype=torch.float64)
         for (name, axis), units in graph.axes.items():
             weight = parameters.get(name)
-            # What one axis has is a bias, a scale or a statistic.
-            if axis != 0 or weight is None or weight.dim() < 2 or layer_of(name) not in producers:
+            if (name, axis) not in graph.produced or weight is None:
                 continue
-            rows = weight.detach().cpu().double().flatten(1).square().sum(1)
+            rows = weight.detach().cpu().double().movedim(axis, 0).flatten(1).square().sum(1)
             owned = units >= 0
             squares.index_add_(0, units[owned], rows[owned])
         return proportional(self, self.alpha, graph, squares, "the norms of the weights")

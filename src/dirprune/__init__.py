@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from .inference.training import finetune, train
     from .model.decision import Decision
     from .model.errors import DirpruneError
+    from .model.export import Exported, export
+    from .model.graph import register_rule
     from .model.networks import build_network, load_weights
+    from .model.resizing import register_resizer
     from .model.sites import Site
     from .model.storage import load, save
     from .model.surgery import mask, prune
@@ -41,6 +44,7 @@ __all__ = [
     "AutoLowRankLogisticNormal",
     "Decision",
     "DirpruneError",
+    "Exported",
     "Fit",
     "Scores",
     "Site",
@@ -51,6 +55,7 @@ __all__ = [
     "decide",
     "evaluate",
     "evidence",
+    "export",
     "finetune",
     "fit",
     "load",
@@ -61,6 +66,8 @@ __all__ = [
     "posterior",
     "prior_predictive",
     "prune",
+    "register_resizer",
+    "register_rule",
     "sample",
     "save",
     "train",
@@ -75,6 +82,7 @@ _HOME = {
     "AutoLowRankLogisticNormal": "guides",
     "Decision": "model.decision",
     "DirpruneError": "model.errors",
+    "Exported": "model.export",
     "Fit": "inference.fit",
     "Scores": "analysis.evidence",
     "Site": "model.sites",
@@ -84,6 +92,7 @@ _HOME = {
     "decide": "analysis.decide",
     "evaluate": "inference.evaluate",
     "evidence": "analysis.evidence",
+    "export": "model.export",
     "finetune": "inference.training",
     "fit": "inference.fit",
     "load": "model.storage",
@@ -94,6 +103,8 @@ _HOME = {
     "posterior": "analysis.posterior",
     "prior_predictive": "analysis.prior_predictive",
     "prune": "model.surgery",
+    "register_resizer": "model.resizing",
+    "register_rule": "model.graph",
     "sample": "inference.sample",
     "save": "model.storage",
     "train": "inference.training",

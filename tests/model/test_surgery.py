@@ -386,22 +386,19 @@ def test_prune_compares_before_it_hands_over() -> None:
 
 
 class Hidden(nn.Module):
-    """Its forward reorders the channels in a way that the graph sees for the full width alone."""
+    """Its forward computes with the number of channels, which the graph knows as a constant."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.a = nn.Conv2d(3, width, 3, bias=False)
-        self.b = nn.Conv2d(width, width, 3, groups=width, bias=False)
-        self.c = nn.Linear(width, 4, bias=False)
+        self.b = nn.Linear(width, 4, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.a(x))
-        batch, width, *size = h.shape
-        h = h.view(-1, 2, width // 2, *size).transpose(1, 2).reshape(batch, -1, *size)
-        return self.c(self.b(h).mean((2, 3)))
+        return self.b(h.sum((2, 3)) / h.shape[1])
 
 
-@pytest.mark.parametrize("width", [6, 8, 12, 32])
+@pytest.mark.parametrize("width", [6, 32])
 @pytest.mark.parametrize("example", ["random", "zeros"])
 def test_what_the_graph_cannot_see_is_found_before_anything_is_learned(
     width: int, example: str

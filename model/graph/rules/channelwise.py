@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import fx
 
 from ..labels import Labels
-from ..propagation import Propagation, Result, Rule, op_name
+from ..propagation import Propagation, Result, Rule
 from ..trace import shape_of
+from .elementwise import pointwise
 from .registry import register_rule
-
-
-@register_rule("_native_batch_norm_legit_no_training", "batch_norm")
-def _batch_norm(prop: Propagation, node: fx.Node) -> Result:
-    labels = prop.labels(node.args[0])
-    if labels is not None and labels.dims != (1,):
-        prop.refuse(node, "its units do not lie along the channel axis")
-        return [None]
-    if labels is None:
-        return [None]
-    for arg in node.args[1:5]:
-        if arg is None:
-            continue
-        name = prop.parameter(arg)
-        if name is None:
-            prop.refuse(node, "its statistics are computed, not buffers")
-            return [None]
-        prop.bind(name, 0, labels.ids)
-    return [labels] if op_name(node) != "batch_norm" else labels
+from .schema import arguments
 
 
 def _keeps_channels(spatial: int) -> Rule:
@@ -52,7 +36,9 @@ for _rank in (1, 2, 3):
 for _mode in ("nearest1d", "nearest2d", "nearest3d"):
     register_rule(f"upsample_{_mode}")(_keeps_channels(int(_mode[-2])))
 register_rule("upsample_linear1d")(_keeps_channels(1))
-register_rule("upsample_bilinear2d", "upsample_bicubic2d")(_keeps_channels(2))
+register_rule(
+    *"upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa".split()
+)(_keeps_channels(2))
 register_rule("upsample_trilinear3d")(_keeps_channels(3))
 
 
@@ -73,6 +59,14 @@ for _rank in (1, 2, 3):
     )
 
 
+@register_rule("grid_sampler")
+def _grid_sampler(prop: Propagation, node: fx.Node) -> Result:
+    grid = node.args[1]
+    assert isinstance(grid, fx.Node)
+    prop.freeze_node(grid, "its values are places in an image")
+    return _keeps_channels(len(shape_of(node)) - 2)(prop, node)
+
+
 @register_rule("softmax", "log_softmax", "_softmax", "_log_softmax")
 def _softmax(prop: Propagation, node: fx.Node) -> Result:
     labels = prop.labels(node.args[0])
@@ -85,20 +79,36 @@ def _softmax(prop: Propagation, node: fx.Node) -> Result:
     return labels
 
 
-@register_rule("mean", "sum", "amax", "amin")
+@register_rule(
+    *"mean sum prod amax amin max min median std var std_mean var_mean aminmax logsumexp "
+    "linalg_vector_norm norm argmax argmin any all count_nonzero".split()
+)
 def _reduce(prop: Propagation, node: fx.Node) -> Result:
+    """A statistic over some axes, of which there may be several (values and indices)."""
+    if torch.Tag.pointwise in node.target.tags:  # type: ignore[union-attr]
+        return pointwise(prop, node)  # max(a, b)
+    result = _kept_axes(prop, node)
+    values = node.meta["val"]
+    return [result] * len(values) if isinstance(values, tuple | list) else result
+
+
+def _kept_axes(prop: Propagation, node: fx.Node) -> Labels | None:
     labels = prop.labels(node.args[0])
     if labels is None:
         return None
     rank = len(shape_of(node.args[0]))  # type: ignore[arg-type]
-    axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    given = arguments(node)
+    axes = given.get("dim")
     axes = list(range(rank)) if axes in (None, []) else axes
-    axes = [axes] if isinstance(axes, int) else axes
-    gone = {int(d) % rank for d in axes}  # type: ignore[union-attr,arg-type]
-    if gone & set(labels.dims):
+    gone = {int(d) % rank for d in ([axes] if isinstance(axes, int) else axes)}
+    inside = gone & set(labels.dims)
+    if inside == set(labels.dims) or (inside and prop.attention == "head-dims"):
         prop.refuse(node, "it sums over units")
         return None
-    keep_dim = len(node.args) > 2 and bool(node.args[2])
-    if keep_dim or node.kwargs.get("keepdim"):
+    for dim in sorted(inside, reverse=True):
+        # A statistic of each head over its features, or of each group: these go as a whole.
+        ids = prop.unite(labels.ids, labels.dims.index(dim))
+        labels = Labels(tuple(d for d in labels.dims if d != dim), ids)
+    if given.get("keepdim"):
         return labels
     return Labels(tuple(d - sum(g < d for g in gone) for d in labels.dims), labels.ids)

@@ -11,10 +11,15 @@ from ..labels import Labels
 from ..propagation import Propagation, Result, tensor_args
 from ..trace import shape_of
 from .registry import register_rule
+from .schema import arguments
 
 
 def pointwise(prop: Propagation, node: fx.Node) -> Result:
     """Any operation whose result at an index depends on its operands at that index alone."""
+    results = node.meta["val"]
+    if isinstance(results, tuple | list):  # frexp: (mantissa, exponent); where(x): indices
+        prop.refuse(node, "it has several results")
+        return [None] * len(results)
     shape = shape_of(node)
     operands = tensor_args(node)
     lifted: list[tuple[Labels, fx.Node]] = []
@@ -38,7 +43,7 @@ def pointwise(prop: Propagation, node: fx.Node) -> Result:
     for other in grid[1:]:
         result = torch.maximum(result, other)
     for operand in operands:
-        if prop.labels(operand) is None and not _fits(prop, operand, shape, dims, result):
+        if prop.labels(operand) is None and not fits(prop, operand, shape, dims, result):
             prop.refuse(node, "its channels meet values that no layer produces")
             return None
     return Labels(dims, result)
@@ -50,7 +55,7 @@ def _on(labels: Labels, dims: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor
     return labels.ids.reshape(view).expand(sizes)
 
 
-def _fits(
+def fits(
     prop: Propagation, operand: fx.Node, shape: tuple[int, ...], dims: tuple[int, ...], ids: Tensor
 ) -> bool:
     """Can an operand without labels stand beside channels that may go?
@@ -63,21 +68,49 @@ def _fits(
     wide = [d for d in dims if d - shift >= 0 and own[d - shift] > 1]
     if not wide:
         return True
-    name = prop.parameter(operand)
-    if name is None or len(dims) != 1:
-        return False
-    prop.bind(name, wide[0] - shift, ids)
-    return True
+    return len(dims) == 1 and prop.bind_value(operand, wide[0] - shift, ids)
 
 
+# Whatever torch tags as pointwise, and what it does not tag since it is made of such operations, or
+# since it is the identity for the trained network.
+register_rule("pointwise")(pointwise)
 for _name in (
-    "relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish sigmoid hardsigmoid "
-    "hardswish tanh tanhshrink softplus softsign softshrink hardshrink log_sigmoid threshold clamp "
-    "clamp_min clamp_max add sub rsub mul div neg abs exp log sqrt rsqrt pow square reciprocal "
-    "minimum maximum sin cos erf sign gt ge lt le eq ne where dropout feature_dropout "
-    "alpha_dropout native_dropout clone alias detach contiguous _to_copy to lift_fresh_copy"
+    "where masked_fill rsub true_divide ldexp hardswish tanhshrink softsign log_sigmoid "
+    "absolute negative subtract multiply divide floor_divide float_power type_as "
+    "__and__ __or__ __xor__ __lshift__ __rshift__ "
+    "alias detach contiguous _to_copy to lift_fresh_copy zeros_like ones_like full_like"
 ).split():
     register_rule(_name)(pointwise)
+
+
+@register_rule("new_zeros", "new_ones", "new_full", "new_empty")
+def _new(prop: Propagation, node: fx.Node) -> Result:
+    """A constant of the size that the code says, which takes the precision alone from a tensor."""
+    return None
+
+
+@register_rule(
+    *"dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout rrelu".split()
+)
+def _random(prop: Propagation, node: fx.Node) -> Result:
+    """The identity (or one slope) in eval mode, unless somebody's code asks for it by name."""
+    given = arguments(node)
+    if given.get("train", given.get("training")):
+        prop.refuse(node, "it draws random numbers even when the network is in eval mode")
+        return None
+    return pointwise(prop, node)
+
+
+@register_rule("glu")
+def _glu(prop: Propagation, node: fx.Node) -> Result:
+    """One half gates the other: along the units' axis they go in pairs."""
+    labels = prop.labels(node.args[0])
+    dim = arguments(node)["dim"] % len(shape_of(node))
+    if labels is None or dim not in labels.dims:
+        return labels
+    values, gates = labels.ids.chunk(2, labels.dims.index(dim))
+    prop.couple(values, gates)
+    return Labels(labels.dims, torch.maximum(values, gates))
 
 
 @register_rule("prelu", "_prelu_kernel")

@@ -10,7 +10,12 @@ RULES: dict[str, Rule] = {}
 
 
 def register_rule(*operations: str) -> Callable[[Rule], Rule]:
-    """Make a function the rule of these operations (names as in ``torch.ops.aten``)."""
+    """Make a function the rule of these operations, instead of any that they have.
+
+    Args:
+        operations: bare names for those of ``torch.ops.aten`` ("cumsum"), with their namespace for
+            those of other libraries ("mylib::soft_clip").
+    """
 
     def decorate(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(operations, rule))
