@@ -20,7 +20,7 @@ def readable(part: object) -> str:
 
 
 def fingerprint(model: SwitchedNetwork) -> dict[str, Any]:
-    """What tells one posterior from another: sites, prior, likelihood and the frozen weights."""
+    """What tells one posterior from another: sites, prior, function and the frozen weights."""
     crc = 0
     for tensor in (*model.network.parameters(), *model.network.buffers()):
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
@@ -36,5 +36,6 @@ def fingerprint(model: SwitchedNetwork) -> dict[str, Any]:
             name: f"{float(trace.nodes[name]['log_prob_sum']):.6g}"
             for name in trace.stochastic_nodes
         },
+        "function": zlib.crc32(model.graph.module.code.encode()),
         "weights": crc,
     }

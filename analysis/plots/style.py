@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
+from ...model.errors import DirpruneError
 from ...model.writing import write_with
 
 Floats = NDArray[np.float64]
@@ -29,6 +30,7 @@ PROBABILITY = "cividis"
 
 WIDTH = 10.0  # inches; the report shows it at its full width
 DPI = 144
+FORMATS = (".png", ".svg", ".pdf")
 NARROW = 40  # up to so many units every unit gets a line of its own
 MARKERS = ("o", "D", "s", "^", "v", "P")
 
@@ -85,11 +87,24 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout=engine)
 
 
+def check_format(path: Path) -> str:
+    """The format that a file's name asks for.
+
+    Raises:
+        DirpruneError: not one that pictures are written in.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise DirpruneError(f"picture {path}: expected a name that ends in {' or '.join(FORMATS)}")
+    return suffix[1:]
+
+
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG, SVG or PDF, as the name says, whole or not at all."""
+    kind = check_format(path)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        write_with(path, lambda p: figure.savefig(p, format="png", dpi=DPI))
+        write_with(path, lambda p: figure.savefig(p, format=kind, dpi=DPI))
 
 
 def grid_axes(figure: Figure, number: int, columns: int = 3) -> list[Axes]:

@@ -1,9 +1,10 @@
-"""The networks that dirprune brings, by name, and the reading of trained weights."""
+"""Networks by name, dirprune's, torchvision's and one's own, and the reading of trained weights."""
 
 from .digits import DigitsCNN
 from .lenet import LeNet5
 from .mlp import MLP
-from .registry import NETWORKS, build_network, network_names
+from .own import is_own
+from .registry import NETWORKS, build_known, build_network, network_names, usual_arguments
 from .resnet_cifar import CifarResNet, PadShortcut
 from .vgg import VGG16
 from .weights import load_weights
@@ -18,7 +19,10 @@ __all__ = [
     "LeNet5",
     "PadShortcut",
     "WideResNet",
+    "build_known",
     "build_network",
+    "is_own",
     "load_weights",
     "network_names",
+    "usual_arguments",
 ]

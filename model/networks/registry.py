@@ -1,4 +1,4 @@
-"""Networks by name: ours, and every classification network of torchvision."""
+"""Networks by name: ours, every classification network of torchvision, and the user's own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from ..errors import DirpruneError
 from .digits import DigitsCNN
 from .lenet import LeNet5
 from .mlp import MLP
+from .own import PREFIX, build_own, defaults_of, is_own, own_defaults
 from .resnet_cifar import CifarResNet
 from .vgg import VGG16
 from .wrn import WideResNet
-
-PREFIX = "torchvision:"
 
 # (num_classes, in_channels, size) -> network
 Factory = Callable[[int, int, int], nn.Module]
@@ -51,10 +50,30 @@ def network_names() -> list[str]:
 def build_network(name: str, *, num_classes: int, in_channels: int, size: int) -> nn.Module:
     """An untrained network for images [B, in_channels, size, size].
 
+    Args:
+        name: one of :func:`network_names`, or ``file.py:factory`` or ``module:factory``: a function
+            or a class of one's own, called with those of the other three that it names. That
+            imports its file or module.
+        num_classes: outputs of the network.
+        in_channels: channels of the images.
+        size: their height and width.
+
+    Raises:
+        DirpruneError: an unknown name, images that the network cannot take, or a factory that fails
+            or gives no network.
+
     >>> network = build_network("lenet5", num_classes=10, in_channels=1, size=28)
     >>> sum(p.numel() for p in network.parameters())
     431080
     """
+    if not is_own(name):
+        return build_known(name, num_classes=num_classes, in_channels=in_channels, size=size)
+    arguments = {"num_classes": num_classes, "in_channels": in_channels, "size": size}
+    return build_own(name, {key: _positive(key, value) for key, value in arguments.items()})
+
+
+def build_known(name: str, *, num_classes: int, in_channels: int, size: int) -> nn.Module:
+    """:func:`build_network` for the names that import nothing; all that ``load`` ever follows."""
     num_classes = _positive("num_classes", num_classes)
     in_channels = _positive("in_channels", in_channels)
     size = _positive("size", size)
@@ -74,6 +93,19 @@ def build_network(name: str, *, num_classes: int, in_channels: int, size: int) -
         "size": size,
     }
     return network
+
+
+def usual_arguments(name: str) -> dict[str, int]:
+    """The num_classes, in_channels and size of a network where nothing says them.
+
+    They are the defaults of its factory where it has some, ImageNet's for torchvision, and
+    CIFAR-10's for the rest.
+    """
+    if name.startswith(PREFIX):
+        return {"num_classes": 1000, "in_channels": 3, "size": 224}
+    found = own_defaults(name) if is_own(name) else defaults_of(_factory(name))
+    usual = {"num_classes": 10, "in_channels": 3, "size": 32}
+    return {key: found[key] if isinstance(found.get(key), int) else usual[key] for key in usual}
 
 
 def _positive(argument: str, value: int) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .compare_options import compare
-from .options import DataRoot, Download, Seed, Size
+from .options import Attention, DataRoot, Download, Exclude, Include, RoundTo, Seed, Size
 from .run_options import run
 from .settings import Settings, parse_budget, parse_numbers
 
@@ -50,30 +50,52 @@ def info(
     network: Annotated[
         str | None,
         typer.Argument(
-            help="A network's name, 'guides', 'priors', or the name of one of these; without, all "
-            "names are listed."
+            help="A network's name, or FILE.py:FACTORY or MODULE:FACTORY of your own; or 'guides', "
+            "'priors', or the name of one of these; without, all names are listed."
         ),
     ] = None,
-    size: Annotated[int, typer.Option(help="Pixels a side of the images.")] = 32,
-    channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
-    classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Pixels a side of the images [default: what is usual for the network]."),
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels of the images, likewise.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes, likewise.")] = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    attention: Attention = "heads",
+    graph: Annotated[
+        Path | None,
+        typer.Option(help="Draw the channel graph into this file: .png, .svg or .pdf."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """A network's sites: units, producers, consumers, share of the cost, and what is left alone."""
-    from .info import describe, list_names, look_up
+    """A network's sites: units, producers, consumers, share of the cost, and what is left alone.
+
+    An own network that takes no images carries its inputs as an attribute example_inputs: a tensor,
+    a tuple, or a dict of inputs by name.
+    """
+    from .info import list_names, look_up
 
     if network is None:
         typer.echo(list_names(as_json))
     elif (entry := look_up(network, as_json)) is not None:
         typer.echo(entry)
     else:
-        typer.echo(describe(network, size, channels, classes, as_json))
+        from .describe import describe
+
+        typer.echo(
+            describe(
+                network, size=size, channels=channels, classes=classes, include=include or None,
+                exclude=exclude or None, attention=attention, graph=graph, as_json=as_json,
+            )
+        )  # fmt: skip
 
 
 @app.command()
 def decide(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A folder of dirprune run.")],
     budget: Annotated[str, typer.Option(help="macs=0.5, params=0.2 or keep=0.5.")],
+    round_to: RoundTo = None,
     evidence: Annotated[str, typer.Option(help="removal-cost or concentration.")] = "removal-cost",
     out: Annotated[
         Path | None,
@@ -84,14 +106,12 @@ def decide(
     wanted: dict[str, Any] = parse_budget(budget)
     from .decide import decide_again
 
-    typer.echo(decide_again(run_folder, wanted, evidence, out))
+    typer.echo(decide_again(run_folder, wanted, round_to, evidence, out))
 
 
 @app.command()
 def prior(
-    network: Annotated[
-        str, typer.Option(help="Network; 'dirprune info' lists them.")
-    ] = "digits-cnn",
+    network: Annotated[str, typer.Option(help="Network, as in 'dirprune run'.")] = "digits-cnn",
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -154,3 +174,35 @@ def report(
     from ..analysis.report import write_report
 
     typer.echo(write_report(run_folder))
+
+
+@app.command()
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="A folder of dirprune run, whose pruned network it is, or of dirprune.save.",
+        ),
+    ],
+    format: Annotated[str, typer.Option(help="onnx, torch-export or state-dict.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The file, *.onnx or *.pt2; the folder of a state dict."),
+    ],
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="FILE.py:FACTORY or MODULE:FACTORY of the unpruned original, for a network of "
+            "your own."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """A saved network as ONNX, as a program of torch.export, or as a state dict with JSON.
+
+    What is written is read back and compared with the network first, and takes batches of any size.
+    """
+    from .export import export_saved
+
+    typer.echo(export_saved(source, format, out, network=network, overwrite=overwrite))

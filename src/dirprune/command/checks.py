@@ -39,13 +39,14 @@ def check_options(settings: Settings) -> None:
             "concentrations. removal-cost works with any guide"
         )
     make_prior(settings.prior)
-    for option in ("train_epochs", "svi_epochs", "restarts", "particles", "batch_size"):
+    least = {"train_epochs": 0, "finetune_epochs": 0}
+    usual = ("svi_epochs", "restarts", "particles", "batch_size", "round_to")
+    for option in (*least, *usual):
         value = getattr(settings, option)
-        if value is not None and value < 1:
+        if value is not None and value < least.get(option, 1):
             name = option.replace("_", "-")
-            raise DirpruneError(f"--{name} {value}: expected a whole number of at least 1")
-    if settings.finetune_epochs is not None and settings.finetune_epochs < 0:
-        raise DirpruneError(f"--finetune-epochs {settings.finetune_epochs}: expected 0 or more")
+            expected = f"a whole number of at least {least.get(option, 1)}"
+            raise DirpruneError(f"--{name} {value}: expected {expected}")
     if not 0 <= settings.seed < 2**63:
         raise DirpruneError(f"--seed {settings.seed}: expected a whole number from 0 to 2^63 - 1")
     both = set(settings.include or ()) & set(settings.exclude or ())

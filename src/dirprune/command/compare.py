@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from ..analysis.compare import (
@@ -29,8 +30,9 @@ from ..analysis.compare import (
 from ..analysis.compare.cell import RECORD, is_damaged, save_cell, save_error
 from ..analysis.compare.pictures import write_pictures
 from ..analysis.compare.table import cell_figures, spread
+from ..inference.data import ImageData
 from ..model.errors import DirpruneError
-from ..model.networks import load_weights
+from ..model.networks import is_own, load_weights
 from ..model.storage import load, save
 from ..model.writing import atomic_write
 from .checks import GRID, find_device, hold_folder
@@ -38,6 +40,7 @@ from .grid import (
     CELLS,
     FIGURES,
     LINES,
+    NETWORKS,
     TABLE,
     Grid,
     check_grid,
@@ -115,7 +118,8 @@ def _make_network(task: _Task) -> None:
         if s.weights is not None:
             load_weights(network, s.weights)
         else:
-            epochs = s.train_epochs or recipe(s.data).train_epochs
+            usual = recipe(s.data).train_epochs
+            epochs = usual if s.train_epochs is None else s.train_epochs
             train_network(s, data, network, epochs, checkpoint)
         save(path, network, notes=data_notes(data))
         checkpoint.unlink(missing_ok=True)
@@ -128,15 +132,22 @@ def _make_cell(task: _Task) -> None:
     s = grid.of_network(cell.seed)
     with _alone():
         data = read_data(s)
-        network = load(grid.network(task.folder, cell.seed)).to(s.device)
+        network = _load_network(task, data).to(s.device)
         training = batches_of(s, data, "train", shuffle=True)
         tree, result = run_cell(
             cell, network, training, batches_of(s, data, "validation"), num_data=len(data.train),
             budgets=grid.budgets, criterion=s.evidence,
             epochs=s.svi_epochs or usual_svi_epochs(len(training)), restarts=s.restarts,
             particles=s.particles, scaling=s.scaling, include=s.include, exclude=s.exclude,
+            attention=s.attention,
         )  # fmt: skip
         save_cell(_cell_folder(task.folder, cell), tree, result)
+
+
+def _load_network(task: _Task, data: ImageData) -> nn.Module:
+    s = task.grid.of_network(task.seed)
+    original = new_network(s, data) if is_own(s.network) else None
+    return load(task.grid.network(task.folder, task.seed), network=original)
 
 
 def _cell_folder(folder: Path, cell: Cell) -> Path:
@@ -144,17 +155,29 @@ def _cell_folder(folder: Path, cell: Cell) -> Path:
 
 
 def _make_networks(grid: Grid, folder: Path, workers: Workers) -> dict[str, str]:
-    """Train what is missing; returns the networks that failed, with the reason."""
-    wanted: dict[str, _Task] = {}
-    for seed in grid.seeds:
-        path = grid.network(folder, seed)
-        if not path.exists():
-            wanted[path.name] = _Task(grid, folder, seed)
+    """Train what is missing or damaged; returns the networks that failed, with the reason."""
+    tasks = {grid.network(folder, seed).name: _Task(grid, folder, seed) for seed in grid.seeds}
+    there = [name for name in tasks if (folder / NETWORKS / name).exists()]
+    damaged = _damaged_networks(grid, {name: tasks[name] for name in there}) if there else []
+    if damaged:  # the same seed gives the same network: finished cells still count
+        _warn(f"these networks are damaged and are made again: {', '.join(damaged)}")
+    wanted = {name: task for name, task in tasks.items() if name not in there or name in damaged}
     return {
         name: _reason(error)
         for name, error in _run(workers, _make_network, wanted, "networks")
         if error is not None
     }
+
+
+def _damaged_networks(grid: Grid, tasks: Mapping[str, _Task]) -> list[str]:
+    """The names of those that cannot be read."""
+    data, damaged = read_data(grid.of_network(grid.seeds[0])), []
+    for name, task in tasks.items():
+        try:
+            _load_network(task, data)
+        except DirpruneError:
+            damaged.append(name)
+    return damaged
 
 
 def _make_cells(

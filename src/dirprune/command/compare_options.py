@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .options import (
+    Attention,
     BatchSize,
     DataRoot,
     Device,
@@ -74,6 +75,7 @@ def compare(
     particles: Particles = 8,
     include: Include = None,
     exclude: Exclude = None,
+    attention: Attention = "heads",
     batch_size: BatchSize = 128,
     device: Device = "cpu",
     processes: Annotated[
@@ -112,6 +114,7 @@ def compare(
         evidence=evidence,
         include=include or None,
         exclude=exclude or None,
+        attention=attention,
         batch_size=batch_size,
         device=device,
     )

@@ -10,13 +10,15 @@ from ..analysis.evidence import evidence
 from ..analysis.tree import cost_table, load_tree
 
 
-def decide_again(run: Path, budget: dict[str, float], criterion: str, out: Path | None) -> str:
+def decide_again(
+    run: Path, budget: dict[str, float], round_to: int | None, criterion: str, out: Path | None
+) -> str:
     """Decide under a budget, write the decision if asked to, and say what it costs."""
     tree = load_tree(run / "posterior.nc")
-    decision = decide(tree, evidence(criterion, None, tree), **budget)
+    decision = decide(tree, evidence(criterion, None, tree), **budget, round_to=round_to)
     costs = cost_table(tree)
     summary = {
-        "budget": budget,
+        **decision.settings,
         "evidence": criterion,
         **{
             what: round(costs.total(what, decision.kept) / costs.total(what), 4)

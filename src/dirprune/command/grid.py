@@ -31,7 +31,7 @@ OUTPUTS = (GRID, TABLE, LINES, NETWORKS, CELLS, FIGURES)
 # The options that define a cell besides its own axes: they must be equal for cells to compare.
 SHARED = (
     "network", "data", "weights", "size", "mean", "std", "train_epochs", "batch_size", "scaling",
-    "include", "exclude", "evidence", "svi_epochs", "restarts", "particles", "device",
+    "include", "exclude", "attention", "evidence", "svi_epochs", "restarts", "particles", "device",
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ class Grid:
     priors: Sequence[str]
     temperatures: Sequence[float]
     seeds: Sequence[int]
-    budgets: Sequence[Mapping[str, float]]
+    budgets: Sequence[Mapping[str, Any]]
 
     def cells(self) -> list[Cell]:
         return make_grid(self.guides, self.priors, self.temperatures, self.seeds)
@@ -153,6 +153,7 @@ def refuse_misfits(grid: Grid) -> None:
         model = SwitchedNetwork(
             network, example, num_data=len(data.train), prior=make_prior(prior),
             scaling=s.scaling, include=s.include, exclude=s.exclude,
+            attention=s.attention,
         )  # fmt: skip
         for guide, errors in misfits.items():
             try:

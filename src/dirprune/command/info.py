@@ -1,22 +1,17 @@
-"""``dirprune info``: what can be pruned in a network, and the names that options take."""
+"""``dirprune info``: the names that options take, and what guides and priors are."""
 
 from __future__ import annotations
 
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any
-
-import torch
 
 from ..analysis.evidence import CRITERIA
 from ..guides import GUIDES, Family
 from ..inference.data import data_names
-from ..model.cost import CostTable
 from ..model.errors import DirpruneError
-from ..model.networks import NETWORKS, build_network, network_names
+from ..model.networks import NETWORKS, is_own, network_names
 from ..model.priors import PRIORS, PriorFamily
-from ..model.switched import SwitchedNetwork
 
 
 def list_names(as_json: bool) -> str:
@@ -31,7 +26,11 @@ def list_names(as_json: bool) -> str:
     if as_json:
         return json.dumps(names, indent=1)
     others = len(names["networks"]) - len(NETWORKS)
-    names["networks"] = [*NETWORKS, f"torchvision:NAME ({others} names; --json lists them)"]
+    names["networks"] = [
+        *NETWORKS,
+        f"torchvision:NAME ({others} names; --json lists them)",
+        "FILE.py:FACTORY or MODULE:FACTORY (your own)",
+    ]
     return "\n".join(f"{kind + ':':10} {', '.join(values)}" for kind, values in names.items())
 
 
@@ -50,6 +49,8 @@ def look_up(name: str, as_json: bool) -> str | None:
         return list_guides({family: GUIDES[family]}, as_json)
     if family in PRIORS:
         return list_priors({family: PRIORS[family]}, as_json)
+    if is_own(name) and name.rpartition(":")[2].isidentifier():
+        return None
     entries = ["guides", "priors", *GUIDES, *PRIORS]
     near = difflib.get_close_matches(name, [*NETWORKS, *entries], n=3)
     if name not in NETWORKS and near and near[0] in entries:
@@ -91,66 +92,3 @@ def list_priors(priors: Mapping[str, PriorFamily], as_json: bool) -> str:
         usual = ":".join([name, *(f"{value:g}" for value in family.parameters.values())])
         lines += [f"{form}: {family.summary}", f"    default: {usual}"]
     return "\n".join(lines)
-
-
-def describe(name: str, size: int, channels: int, classes: int, as_json: bool) -> str:
-    """A network's sites as a table, or as JSON."""
-    network = build_network(name, num_classes=classes, in_channels=channels, size=size)
-    model = SwitchedNetwork(network, torch.randn(2, channels, size, size), num_data=1)
-    sites = [
-        {
-            "name": site.name,
-            "units": site.size,
-            "producers": list(site.producers),
-            "consumers": list(site.consumers),
-            **{
-                f"{what}_share": share_of(model.costs, site.name, what)
-                for what in ("macs", "params")
-            },
-        }
-        for site in model.sites.values()
-    ]
-    data: dict[str, Any] = {
-        "network": name,
-        "macs": model.costs.total("macs"),
-        "params": model.costs.total("params"),
-        "sites": sites,
-        "unprunable": dict(model.unprunable),
-    }
-    return json.dumps(data, indent=1) if as_json else _table(data)
-
-
-def share_of(costs: CostTable, site: str, what: str) -> float:
-    """The share of the cost that goes when the site alone shrinks to one unit."""
-    full = costs.total(what)
-    return 1 - costs.total(what, {site: torch.tensor([0])}) / full
-
-
-def _table(data: dict[str, Any]) -> str:
-    rows = [["site", "units", "MACs", "params", "produced by", "read by"]]
-    for site in data["sites"]:
-        rows.append(
-            [
-                site["name"],
-                str(site["units"]),
-                f"{100 * site['macs_share']:.1f} %",
-                f"{100 * site['params_share']:.1f} %",
-                _few(site["producers"]),
-                _few(site["consumers"]),
-            ]
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [f"{data['network']}: {data['macs']:,} MACs, {data['params']:,} parameters", ""]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if 1 <= i <= 3 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines += ["", "MACs, params: what goes when the site alone shrinks to one unit.", "Left alone:"]
-    lines += [f"  {layer}: {reason}" for layer, reason in data["unprunable"].items()]
-    return "\n".join(lines)
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

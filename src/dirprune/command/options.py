@@ -9,7 +9,10 @@ import typer
 
 TrainEpochs = Annotated[
     int | None,
-    typer.Option(help="Epochs of that training; by default what suits the data."),
+    typer.Option(
+        help="Epochs of that training; by default what suits the data. 0 takes the network as it "
+        "comes."
+    ),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Where data sets are, or are downloaded to.")]
 Download = Annotated[bool, typer.Option(help="Download a data set that is missing.")]
@@ -20,10 +23,27 @@ SviEpochs = Annotated[
 ]
 Particles = Annotated[int, typer.Option(help="Independent switches in each batch.")]
 Include = Annotated[
-    list[str] | None, typer.Option(help="Switch this layer only (may be repeated).")
+    list[str] | None,
+    typer.Option(help="Switch this layer only, or those of a pattern: 'layer3.*' (repeatable)."),
 ]
 Exclude = Annotated[
-    list[str] | None, typer.Option(help="Leave this layer alone (may be repeated).")
+    list[str] | None,
+    typer.Option(
+        help="Leave this layer alone, or those of a pattern: '*.downsample.*' (likewise)."
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(
+        help="Units of attention: whole heads, or head-dims (features that all heads lose)."
+    ),
+]
+RoundTo = Annotated[
+    int | None,
+    typer.Option(
+        help="Keep a multiple of so many channels in every layer (8 suits most hardware); one that "
+        "has fewer stays whole."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Images in a batch.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..inference.data import ImageData, check_data, load_data, loader
+from ..inference.evaluate import eval_mode
 from ..inference.loop import seed_of
 from ..inference.training import train
-from ..model.networks import build_network
+from ..model.errors import DirpruneError
+from ..model.networks import build_network, is_own
+from ..model.storage import read_description
 from .settings import Settings, recipe
 
 SVI_STEPS = 400
@@ -42,15 +45,49 @@ def new_network(s: Settings, data: ImageData) -> nn.Module:
     """The network that fits the data, with the seed's initial weights."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed_of([s.seed, 0]))
-        return build_network(
+        network = build_network(
             s.network, num_classes=data.num_classes, in_channels=data.in_channels, size=data.size
         )
+    if is_own(s.network):
+        _check_own(s.network, network, data)
+    return network
+
+
+def _check_own(name: str, network: nn.Module, data: ImageData) -> None:
+    """Refuse a network of the user's own that does not classify these images."""
+    images = data.train[[0, 1]][0]
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    try:
+        with torch.no_grad(), eval_mode(network):
+            logits = network(images.to(device))
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DirpruneError(
+            f"{name} fails on images {list(images.shape)} of {data.name}: {line[:200]}. Its "
+            "factory may take in_channels and size; --size resizes the images"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, data.num_classes):
+        came = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise DirpruneError(
+            f"{name} gives {came} for two images: expected logits [2, {data.num_classes}], one for "
+            f"each class of {data.name}. Its factory may take num_classes"
+        )
+
+
+def load_line(folder: Path, network: str) -> str:
+    """The Python that loads the pruned network of a run, whose architecture is the user's own."""
+    notes = read_description(folder)["notes"]
+    arguments = f"num_classes={len(notes['classes'])}, in_channels={len(notes['mean'])}"
+    built = f"dirprune.build_network({network!r}, {arguments}, size={notes['size']})"
+    return f"dirprune.load({str(folder)!r}, network={built})"
 
 
 def train_network(
     s: Settings, data: ImageData, network: nn.Module, epochs: int, checkpoint: Path
 ) -> list[float]:
     """Train it; the losses of all steps. An interrupted training goes on from the checkpoint."""
+    if not epochs:
+        return []
     return train(
         network, batches_of(s, data, "train", shuffle=True, augment=True), epochs=epochs,
         seed=seed_of([s.seed, 1]), checkpoint=checkpoint, resume=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 import time
@@ -14,12 +13,13 @@ from typing import Any
 
 import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 
 from ..analysis.decide import decide
 from ..analysis.diagnostics import diagnose
 from ..analysis.evidence import evidence
 from ..analysis.held_out import held_out
+from ..analysis.latency_budget import check_latency
 from ..analysis.null_control import null_control
 from ..analysis.posterior import posterior
 from ..analysis.report import write_report
@@ -31,8 +31,9 @@ from ..inference.fit import Fit, fit
 from ..inference.latency import measure_latency
 from ..inference.loop import seed_of
 from ..inference.training import finetune
-from ..model.cost import count_macs, count_params
 from ..model.decision import Decision
+from ..model.errors import DirpruneError
+from ..model.export import export
 from ..model.networks import load_weights
 from ..model.priors import make_prior
 from ..model.storage import save
@@ -48,7 +49,6 @@ from .checks import (
     hold_folder,
     tidy_after_refusal,
 )
-from .export import export_program
 from .parts import (
     batches_of,
     data_notes,
@@ -57,11 +57,13 @@ from .parts import (
     train_network,
     usual_svi_epochs,
 )
-from .settings import Settings, recipe
+from .settings import MEASURED, Settings, recipe
+from .words import chance_warning, size_metrics, summary
 
 # The default temperature makes the likelihood that of so many images: near the plain posterior for
 # a small data set, and wide enough to rank units for a large one.
 EFFECTIVE_IMAGES = 500
+TIMED = 128  # images in the batch whose latency is measured
 
 
 def run_job(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -77,7 +79,7 @@ def run_job(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) 
         else:
             with tidy_after_refusal(folder):
                 job.run()
-    print(job.summary())
+    print(summary(job.metrics, folder))
 
 
 @dataclass
@@ -106,19 +108,25 @@ class _Job:
         }
         network = self._stage("network", self._trained_network)
         self._measure("original", network)
-        self._warn_at_chance()
+        at_chance = chance_warning(self.metrics, self.data.num_classes, trained=s.weights is None)
+        if at_chance is not None:
+            self._warn(at_chance)
         model = self._stage("graph", lambda: self._switched(network))
         fitted = self._stage("svi", lambda: self._fit(model))
-        decision = self._stage("posterior", lambda: self._decide(model, fitted))
+        tree, decision = self._stage("posterior", lambda: self._decide(model, fitted))
         if s.null_control:
-            self._stage("null control", lambda: self._null_control(model))
+            self._stage("null control", lambda: self._null_control(model, tree))
         pruned = prune(model, decision)
         self._measure("pruned", pruned)
         pruned = self._stage("finetuning", lambda: self._finetune(pruned, network))
-        self._sizes(model, decision, network, pruned)
-        self._stage("latency", lambda: self._latency(network, pruned))
+        example = (self.data.train[[0, 1]][0].to(self.device),)
+        self.metrics |= size_metrics(model, decision, network, pruned, example)
+        self._stage("latency", lambda: self._latency(decision, network, pruned))
         self._stage("export", lambda: self._export(pruned))
-        tree = load_tree(self.folder / "posterior.nc")
+        # By these the report knows the file again.
+        self.metrics["posterior"] = {
+            "created_at": str(tree.attrs["created_at"]), "seed": int(tree.attrs["seed"])
+        }  # fmt: skip
         self.metrics["versions"] = {
             str(key).removeprefix("version_"): value
             for key, value in tree.attrs.items()
@@ -156,7 +164,11 @@ class _Job:
         if s.weights is not None:
             load_weights(network, s.weights)
         # What cannot be pruned is refused before it is trained, and before anything is kept.
-        self._switched(network.eval())
+        model = self._switched(network.eval())
+        if MEASURED in s.budget and not (self.folder / "original").exists():
+            check_latency(
+                model, s.budget[MEASURED], round_to=s.round_to or 1, inputs=self._timed_batch()
+            )
         self.history["training"] = []
         if s.weights is None:
             epochs = self._used("train_epochs", recipe(s.data).train_epochs)
@@ -173,10 +185,13 @@ class _Job:
         model = SwitchedNetwork(
             network, example, num_data=images, prior=make_prior(s.prior), temperature=temperature,
             scaling=s.scaling, include=s.include, exclude=s.exclude,
+            attention=s.attention,
         ).to(self.device)  # fmt: skip
         # What the guide refuses and an impossible budget are said now, before anything is learned.
         make_guide(s.guide, model, s.guide_options)
-        decide(model, {n: torch.ones(site.size) for n, site in model.sites.items()}, **s.budget)
+        if MEASURED not in s.budget:
+            ones = {name: torch.ones(site.size) for name, site in model.sites.items()}
+            decide(model, ones, **s.budget, round_to=s.round_to)
         return model
 
     def _fit(self, model: SwitchedNetwork) -> Fit:
@@ -192,7 +207,7 @@ class _Job:
         self.history["svi"] = fitted.history
         return fitted
 
-    def _decide(self, model: SwitchedNetwork, fitted: Fit) -> Decision:
+    def _decide(self, model: SwitchedNetwork, fitted: Fit) -> tuple[xr.DataTree, Decision]:
         s = self.settings
         batches = self._loader("train", shuffle=True)
         path = self.folder / "posterior.nc"
@@ -203,18 +218,24 @@ class _Job:
             save_tree(tree, path)
         tree = load_tree(path)
         self.metrics["diagnostics"] = diagnose(tree, self.history)
-        decision = decide(model, evidence(s.evidence, model, tree, batches), **s.budget)
+        written = self.folder / "decision.json"
+        if written.exists():  # of the run that is resumed: a latency is not measured twice alike
+            return tree, Decision.load(written)
+        decision = decide(
+            model, evidence(s.evidence, model, tree, batches), **s.budget, round_to=s.round_to,
+            latency_inputs=self._timed_batch(),
+        )  # fmt: skip
         decision = Decision(
             decision.kept, decision.probability, {**decision.settings, "evidence": s.evidence}
         )
-        decision.save(self.folder / "decision.json")
-        return decision
+        decision.save(written)
+        return tree, decision
 
-    def _null_control(self, model: SwitchedNetwork) -> None:
+    def _null_control(self, model: SwitchedNetwork, tree: xr.DataTree) -> None:
         s = self.settings
         self.metrics["diagnostics"]["null_control"] = null_control(
             model, s.guide, self._loader("train", shuffle=True), self._loader("validation"),
-            tree=load_tree(self.folder / "posterior.nc"), seed=seed_of([s.seed, 5]),
+            tree=tree, seed=seed_of([s.seed, 5]),
             epochs=self.metrics["settings"]["svi_epochs"], particles=s.particles,
             guide_options=s.guide_options, checkpoint=self._checkpoint("null"), resume=True,
         )  # fmt: skip
@@ -240,16 +261,40 @@ class _Job:
         save(self.folder / "pruned", pruned, notes=self._notes())
         return pruned
 
-    def _latency(self, network: nn.Module, pruned: nn.Module) -> None:
-        batch = self.data.test[list(range(min(128, len(self.data.test))))][0].to(self.device)
-        before, after = measure_latency(network, batch), measure_latency(pruned, batch)
-        self.metrics["latency_ms"] = {"before": before.median_ms, "after": after.median_ms}
-        self.metrics["latency_iqr_ms"] = {"before": before.iqr_ms, "after": after.iqr_ms}
-        self.metrics["latency_batch"] = len(batch)
+    def _timed_batch(self) -> Tensor:
+        images: Tensor = self.data.train[list(range(min(TIMED, len(self.data.train))))][0]
+        return images.to(self.device)
+
+    def _latency(self, decision: Decision, network: nn.Module, pruned: nn.Module) -> None:
+        before, after = measure_latency([network, pruned], self._timed_batch())
+        share = after.share_of(before)
+        self.metrics |= {
+            "latency_ms": {"before": before.median_ms, "after": after.median_ms},
+            "latency_iqr_ms": {"before": before.iqr_ms, "after": after.iqr_ms},
+            "latency_share": {"median": share.median, "low": share.low, "high": share.high},
+            "latency_rounds": len(after.rounds_ms),
+            "latency_batch": after.batch,
+            "latency_threads": after.threads,
+        }
+        bound = self.settings.budget.get(MEASURED)
+        if bound is None:
+            return
+        found = self.metrics["latency_budget"] = decision.settings["latency"]
+        if share.median > bound:
+            self._warn(
+                f"the budget latency={bound} held when the units were chosen "
+                f"({found['share']:.3f} of the original's latency), but measured again after "
+                f"fine-tuning it is {share.median:.3f} (quartiles {share.low:.3f} to "
+                f"{share.high:.3f}): the network is the same size, so the machine was not quiet"
+            )
 
     def _export(self, pruned: nn.Module) -> None:
         example = self.data.train[[0, 1]][0].to(self.device)
-        export_program(pruned, example, self.folder / "pruned.pt2")
+        path = self.folder / "pruned.pt2"
+        try:
+            export(pruned, example, path, format="torch-export", notes=self._notes())
+        except DirpruneError as error:  # pruned/ is there all the same
+            self._warn(f"pruned.pt2 is missing: {error}")
 
     # -- figures ----------------------------------------------------------------------------------
 
@@ -259,42 +304,9 @@ class _Job:
             found: Accuracy = evaluate(network, self._loader(part))
             self.metrics[key][stage] = round(found.percent, 4)
 
-    def _warn_at_chance(self) -> None:
-        accuracy = self.metrics["accuracy_validation"]["original"]
-        chance, images = 100 / self.data.num_classes, len(self.data.validation)
-        error = math.sqrt(chance * (100 - chance) / images)
-        if accuracy < chance + 3 * error:
-            self._warn(
-                f"the network classifies {accuracy:.1f} % of {images} validation images correctly, "
-                f"which cannot be told from chance ({chance:.1f} %, standard error {error:.1f}): "
-                + (
-                    "too few --train-epochs, or too few images"
-                    if self.settings.weights is None
-                    else "are --mean, --std and --size those that the weights were trained with?"
-                )
-                + " What follows says nothing about a trained network"
-            )
-
     def _warn(self, message: str) -> None:
         print(f"dirprune: warning: {message}", file=sys.stderr)
         self.metrics["warnings"].append(message)
-
-    def _sizes(
-        self, model: SwitchedNetwork, decision: Decision, network: nn.Module, pruned: nn.Module
-    ) -> None:
-        example = (self.data.train[[0, 1]][0].to(self.device),)
-        self.metrics["macs"] = {
-            "before": count_macs(network, example), "after": count_macs(pruned, example)
-        }  # fmt: skip
-        self.metrics["params"] = {"before": count_params(network), "after": count_params(pruned)}
-        self.metrics["sites"] = [
-            {
-                "name": site.name, "units": site.size, "kept": len(decision.kept[site.name]),
-                "producers": list(site.producers), "consumers": list(site.consumers),
-            }
-            for site in model.sites.values()
-        ]  # fmt: skip
-        self.metrics["unprunable"] = dict(model.unprunable)
 
     # -- files ------------------------------------------------------------------------------------
 
@@ -307,24 +319,3 @@ class _Job:
     def _write(self) -> None:
         atomic_write(self.folder / METRICS, json.dumps(self.metrics, indent=1))
         atomic_write(self.folder / HISTORY, json.dumps(self.history))
-
-    def summary(self) -> str:
-        m = self.metrics
-        accuracy = ", ".join(
-            f"{stage} {value:.2f} %" for stage, value in m["accuracy"].items() if value is not None
-        )
-        shares = ", ".join(
-            f"{what} {m[key]['before']:,} -> {m[key]['after']:,} "
-            f"({100 * m[key]['after'] / m[key]['before']:.1f} %)"
-            for what, key in (("MACs", "macs"), ("parameters", "params"))
-        )
-        widths = ", ".join(f"{s['name']} {s['units']} -> {s['kept']}" for s in m["sites"][:8])
-        more = f" and {len(m['sites']) - 8} more" if len(m["sites"]) > 8 else ""
-        return "\n".join(
-            [
-                f"test accuracy: {accuracy}",
-                shares,
-                f"widths: {widths}{more}",
-                f"report: {self.folder / 'report.html'}",
-            ]
-        )

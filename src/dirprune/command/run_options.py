@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import (
+    Attention,
     BatchSize,
     DataRoot,
     Device,
@@ -15,6 +16,7 @@ from .options import (
     Exclude,
     Include,
     Particles,
+    RoundTo,
     Scaling,
     Seed,
     Size,
@@ -29,7 +31,8 @@ def run(
         str,
         typer.Option(
             help="Network: lenet5, digits-cnn, mlp, vgg16, resnet20 (32, 44, 56, 110), wrn28_10, "
-            "or torchvision:NAME. 'dirprune info' lists them."
+            "or torchvision:NAME ('dirprune info' lists them), or your own: FILE.py:FACTORY or "
+            "MODULE:FACTORY, called with those of num_classes, in_channels and size that it names."
         ),
     ] = "digits-cnn",
     weights: Annotated[
@@ -61,9 +64,11 @@ def run(
         str,
         typer.Option(
             help="What may be left: macs=0.5 or params=0.2 (share of multiply-adds or parameters), "
-            "keep=0.5 (share of the units); 1 removes nothing. The widths of the layers follow."
+            "keep=0.5 (share of the units), latency=0.5 (share of the time of a forward pass, as "
+            "measured here); 1 removes nothing. The widths of the layers follow."
         ),
     ] = "macs=0.5",
+    round_to: RoundTo = None,
     evidence: Annotated[
         str, typer.Option(help="What decides: removal-cost or concentration.")
     ] = "removal-cost",
@@ -100,6 +105,7 @@ def run(
     ] = True,
     include: Include = None,
     exclude: Exclude = None,
+    attention: Attention = "heads",
     finetune_epochs: Annotated[
         int | None,
         typer.Option(help="Epochs of fine-tuning; 0 for none, by default what suits the data."),
@@ -128,7 +134,8 @@ def run(
     settings = Settings(
         network=network,
         data=data,
-        budget=parse_budget(budget),
+        budget=parse_budget(budget, measured=True),
+        round_to=round_to,
         weights=None if weights is None else str(weights),
         data_root=None if data_root is None else str(data_root),
         download=download,
@@ -148,6 +155,7 @@ def run(
         null_control=null_control,
         include=include or None,
         exclude=exclude or None,
+        attention=attention,
         finetune_epochs=finetune_epochs,
         distill=distill,
         batch_size=batch_size,
