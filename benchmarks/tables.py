@@ -1,4 +1,4 @@
-"""Print the README's tables about guides, priors and temperatures from ``results/*.json``."""
+"""Print the README's tables of guides, priors, temperatures and latency from ``results/*.json``."""
 
 from __future__ import annotations
 
@@ -98,6 +98,30 @@ def tempered_table(of: str, **fixed: str) -> list[str]:
     return lines
 
 
+def latency_table() -> list[str]:
+    """Speed-ups on one thread: median and quartiles over rounds."""
+    found = result("latency")["results"]
+    cuts = [(r["budget"], r["round_to"]) for r in found[0]["pruned"]]
+    heads = [f"`macs={macs}`" + (f", `round_to={n}`" if n else "") for macs, n in cuts]
+    lines = [
+        "| network | images | ms before | " + " | ".join(heads) + " |",
+        "|---|---|---|" + "---|" * len(heads),
+    ]
+    for network in found:
+        before = network["original"]["1"]
+        cells = [
+            network["network"].removeprefix("torchvision:"),
+            f"{network['batch']} of {network['size']}²",
+            f"{before['ms']:,.0f}" if before["ms"] >= 100 else f"{before['ms']:.3g}",
+        ]
+        for row in network["pruned"]:
+            share = row["threads"]["1"]
+            low, high = (1 / s for s in reversed(share["share_quartiles"]))
+            cells.append(f"{1 / share['share']:.2f} ({low:.2f}–{high:.2f})")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 if __name__ == "__main__":
-    for table in (truth_table, temperature_table, guide_table, prior_table):
+    for table in (truth_table, temperature_table, guide_table, prior_table, latency_table):
         print("\n".join(table()), end="\n\n")

@@ -42,7 +42,7 @@ from .grid import Cell
 from .paired import pointwise_elpd
 
 Floats = NDArray[np.float64]
-Budget = Mapping[str, float]
+Budget = Mapping[str, Any]
 HELD_OUT_IMAGES = 2000
 POSTERIOR, RECORD = "posterior.nc", "cell.json"
 

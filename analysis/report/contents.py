@@ -38,7 +38,7 @@ def contents(run: Run) -> dict[str, Any]:
         "created": run.tree.attrs.get("created_at", ""),
         "headline": _headline(m),
         "summary": _summary(m, units, kept),
-        "budget": _budget(m["budget"]),
+        "budget": _budget(m),
         "evidence": m["evidence"],
         "accuracies": _accuracies(m),
         "warnings": list(m.get("warnings") or []),
@@ -117,10 +117,14 @@ def _headline(m: dict[str, Any]) -> list[dict[str, str]]:
             if spread.get("before") is not None and spread.get("after") is not None
             else ""
         )
+        threads = m.get("latency_threads")
+        how = (
+            "" if threads is None else f" on {threads} thread{'s' if threads > 1 else ''}, in turns"
+        )
         rows.append(
             {
                 "name": "Latency",
-                "note": f"median, batch of {m.get('latency_batch', '?')}{quartiles}",
+                "note": f"median, batch of {m.get('latency_batch', '?')}{how}{quartiles}",
                 "before": f"{latency['before']:.3g} ms",
                 "after": f"{latency['after']:.3g} ms",
                 "change": f"{_share(latency['after'] / latency['before'], 0)} of before",
@@ -140,16 +144,28 @@ def _summary(m: dict[str, Any], units: int, kept: int) -> str:
     )
 
 
-def _budget(budget: dict[str, Any]) -> str:
+def _budget(m: dict[str, Any]) -> str:
     parts = []
-    for key, value in budget.items():
+    round_to = (m.get("settings") or {}).get("round_to")
+    for key, value in m["budget"].items():
         share = f"{100 * value:.4g} %" if isinstance(value, int | float) else str(value)
         if key == "max_drop":
             parts.append(f"at most {value} points of accuracy lost")
         else:
-            rule = "exactly" if key == "keep" else "at most"
+            rule = "exactly" if key == "keep" and round_to is None else "at most"
             parts.append(f"{rule} {share} of the {BUDGETS.get(key, key)}")
-    return ", ".join(parts) or "none"
+    if round_to is not None:
+        parts.append(f"in multiples of {round_to} channels")
+    text = ", ".join(parts) or "none"
+    found = m.get("latency_budget")
+    if found is not None:
+        low, high = found["share_quartiles"]
+        text += (
+            f"; {_share(found['macs'])} of the multiply-adds met it when the units were chosen "
+            f"(measured: {_share(found['share'])}, quartiles {_share(low)} to {_share(high)} over "
+            f"{found['rounds']} rounds)"
+        )
+    return text
 
 
 def _accuracies(m: dict[str, Any]) -> list[tuple[str, str, str]]:

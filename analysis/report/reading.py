@@ -70,6 +70,15 @@ def read_run(path: Path) -> Run:
         raise DirpruneError(f"{path / 'history.json'}: expected a list of losses under 'svi'")
     decision = Decision.load(path / "decision.json")
     tree = load_tree(path / "posterior.nc")
+    told = metrics.get("posterior", {})
+    if not isinstance(told, dict):
+        raise DirpruneError(f"{path / 'metrics.json'}: 'posterior' is damaged; expected an object")
+    made = {key: tree.attrs.get(key) for key in told}
+    if made != told:
+        raise DirpruneError(
+            f"{path / 'posterior.nc'} is of another run: it has {_words(made)}, and metrics.json "
+            f"tells of one with {_words(told)}. Put the right file there, or run again"
+        )
     views = site_views(tree, decision, metrics["evidence"])
     for site in metrics["sites"]:
         view = views.get(str(site.get("name"))) if isinstance(site, dict) else None
@@ -82,6 +91,10 @@ def read_run(path: Path) -> Run:
                 f"posterior.nc and decision.json (at {site}): they are of different runs"
             )
     return Run(path, metrics, decision, history, tree, views)
+
+
+def _words(attributes: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in attributes.items())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,190 @@
+"""Bookkeeping of a decision in the making: its cost, which units may still go, whole blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.cost import CostTable, Term
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def site_units(table: CostTable) -> Iterator[NDArray[np.int64]]:
+    """The unit numbers of each site."""
+    start = 0
+    for size in table.sites.values():
+        yield np.arange(start, start + size)
+        start += size
+
+
+def block_sizes(table: CostTable, round_to: int) -> list[int]:
+    """How many units of each site go together, so that channels stay in multiples of ``round_to``.
+
+    That is ``round_to`` where a unit is one channel. Where it is several (a group of a grouped
+    convolution, an attention head), those count: c channels a unit make multiples of
+    round_to / gcd(round_to, c) units, c being what divides its number of channels in every layer.
+    """
+    sizes = []
+    for units in site_units(table):
+        counts = [axis[units] for t in table.terms["params"][1] for axis in (t.rows, t.columns)]
+        channels = gcd(*(int(np.gcd.reduce(c)) for c in counts)) or 1
+        sizes.append(round_to // gcd(round_to, channels))
+    return sizes
+
+
+class Cost:
+    """A sum of terms under removals of single units."""
+
+    def __init__(self, total: int, terms: Sequence[Term], units: int) -> None:
+        self.cost = total
+        self._terms = []
+        self._of: list[list[int]] = [[] for _ in range(units)]
+        for i, t in enumerate(terms):
+            rows, columns = t.rows.nonzero()[0], t.columns.nonzero()[0]
+            left = [t.fixed_rows + int(t.rows.sum()), t.fixed_columns + int(t.columns.sum())]
+            self._terms.append((t, rows, columns, left))
+            for unit in np.union1d(rows, columns):
+                self._of[unit].append(i)
+
+    def remove(self, unit: int) -> None:
+        self._shift(unit, -1)
+        self.cost -= self.price(unit)
+
+    def restore(self, unit: int) -> None:
+        self.cost += self.price(unit)
+        self._shift(unit, 1)
+
+    def price(self, unit: int) -> int:
+        """What a removed unit costs when it comes back."""
+        price = 0
+        for i in self._of[unit]:
+            t, _, _, (rows, columns) = self._terms[i]
+            r, k = int(t.rows[unit]), int(t.columns[unit])
+            price += t.coefficient * (r * columns + k * rows + r * k)
+        return price
+
+    def _shift(self, unit: int, sign: int) -> None:
+        for i in self._of[unit]:
+            t, _, _, left = self._terms[i]
+            left[0] += sign * int(t.rows[unit])
+            left[1] += sign * int(t.columns[unit])
+
+
+class Removal(Cost):
+    """A cost with every unit's saving kept up to date.
+
+    Removing unit u saves sum over terms of c (r_u C + k_u R - r_u k_u), where R and C are the rows
+    and columns that are left, r_u and k_u those that u owns. When u goes, the saving of every other
+    unit v falls by c (r_v k_u + k_v r_u).
+    """
+
+    def __init__(self, total: int, terms: Sequence[Term], units: int) -> None:
+        super().__init__(total, terms, units)
+        self.saving = np.zeros(units, dtype=np.int64)
+        for t, _, _, (rows, columns) in self._terms:
+            self.saving += t.coefficient * (
+                t.rows * columns + t.columns * rows - t.rows * t.columns
+            )
+
+    def _shift(self, unit: int, sign: int) -> None:
+        super()._shift(unit, sign)
+        for i in self._of[unit]:
+            t, rows, columns, _ = self._terms[i]
+            r, k = int(t.rows[unit]), int(t.columns[unit])
+            if k:
+                self.saving[rows] += sign * t.coefficient * t.rows[rows] * k
+            if r:
+                self.saving[columns] += sign * t.coefficient * t.columns[columns] * r
+
+
+class Removable:
+    """Which units may still go: not those without evidence, and no last block of its site.
+
+    Nor the last unit of a set of ``CostTable.needed``.
+    """
+
+    def __init__(self, table: CostTable, fixed: Bools, sizes: Sequence[int]) -> None:
+        self.blocked = fixed.copy()  # and what has gone, and what is the last of its set
+        sites = list(site_units(table))
+        self._sets = [*sites, *(np.asarray(units) for units in table.needed)]
+        self._spare = [
+            len(units) - least
+            for units, least in zip(self._sets, [*sizes, *[1] * len(table.needed)], strict=True)
+        ]
+        self._of: list[list[int]] = [[] for _ in fixed]
+        for i, units in enumerate(self._sets):
+            for unit in units:
+                self._of[unit].append(i)
+            if self._spare[i] <= 0:
+                self.blocked[units] = True
+
+    def remove(self, unit: int) -> None:
+        self.blocked[unit] = True
+        for i in self._of[unit]:
+            self._spare[i] -= 1
+            if self._spare[i] == 0:
+                self.blocked[self._sets[i]] = True
+
+
+class Blocks:
+    """The decision itself: units that are to go wait until their site's block of them is full.
+
+    The first block of a site is what it has over a multiple.
+    """
+
+    def __init__(self, table: CostTable, cost: Cost, sizes: Sequence[int]) -> None:
+        self.kept = np.ones(table.num_units, dtype=bool)
+        self.cost = cost
+        self._sites, self._sizes = list(site_units(table)), sizes
+        self._site_of = np.repeat(np.arange(len(sizes)), [len(units) for units in self._sites])
+        self._waiting: list[list[int]] = [[] for _ in sizes]
+        self._full = [
+            len(units) % size or size for units, size in zip(self._sites, sizes, strict=True)
+        ]
+
+    def remove(self, unit: int) -> None:
+        site = self._site_of[unit]
+        waiting = self._waiting[site]
+        waiting.append(unit)
+        if len(waiting) == self._full[site]:
+            for u in waiting:
+                self.cost.remove(u)
+            self.kept[waiting] = False
+            waiting.clear()
+            self._full[site] = self._sizes[site]
+
+    def fill(self, scores: Floats, target: int) -> None:
+        """Take back whole blocks while the cost stays within the target, best first."""
+        gone: dict[int, list[int]] = {}  # site -> removed units, best first
+        for site, numbers in enumerate(self._sites):
+            removed = numbers[~self.kept[numbers]]
+            gone[site] = removed[np.argsort(-scores[removed], kind="stable")].tolist()
+        while gone := {s: units for s, units in gone.items() if len(units) >= self._sizes[s]}:
+            site = max(gone, key=lambda s: scores[gone[s][: self._sizes[s]]].mean())
+            units, size = gone[site], self._sizes[site]
+            block = units[:size]
+            if self._fits(block, target):
+                for unit in block:
+                    self.cost.restore(unit)
+                self.kept[block] = True
+                gone[site] = units[size:]
+                continue
+            # Prices only rise, so that what does not fit now never will.
+            prices = {unit: self.cost.price(unit) for unit in units}
+            if self._fits(sorted(units, key=lambda u: prices[u])[:size], target):
+                units.remove(max(block, key=lambda u: prices[u]))
+            else:
+                del gone[site]
+
+    def _fits(self, units: Sequence[int], target: int) -> bool:
+        for unit in units:
+            self.cost.restore(unit)
+        fits = self.cost.cost <= target
+        for unit in units:
+            self.cost.remove(unit)
+        return fits
