@@ -15,8 +15,9 @@ DEPENDENCIES := $(VENV)/.dependencies
 MINOR_VERSION := 'import sys; v = sys.version_info; v >= (3, 12) or sys.exit(1); \
 	print(v.major, v.minor, sep=".")'
 
-# One thread for each of the two test processes: more only get in each other's way.
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout=600
+# One thread for each of the two test processes: more only get in each other's way. Each takes one
+# half in order, so that what a file's tests share is made once, and then from the other's rest.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --timeout=600
 PYTEST_ARGS ?=
 
 export MPLBACKEND := Agg

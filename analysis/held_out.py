@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from torch.distributions import Categorical
 
 from ..inference.fit import Fit
 from ..inference.loop import Loader
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
-from .evidence.switches import draw_switches, each_restart, fixed_images, grid, take, usual_batch
+from .evidence.switches import draw_switches, each_restart, fixed_images, predictions
 
 
 def held_out(
@@ -54,65 +54,69 @@ def held_out(
             raise DirpruneError(f"{name}: expected at least 1, got {value}")
     switches = draw_switches(model, fit, draws, seed).switches
     inputs, targets = fixed_images(model, loader, images, seed)
-    parts = each_restart(model, fit, switches, lambda s: _predict(model, s, inputs, targets))
+    parts = each_restart(
+        model, fit, switches, lambda s: predict(model, model.gains(s), inputs, targets)
+    )
     data: dict[str, Any] = {
         "log_likelihood": (
             ("chain", "draw", "image"),
-            torch.stack([part[0] for part in parts]).numpy(),
+            torch.stack([part.log_likelihood for part in parts]).numpy(),
         ),
         "targets": (
             ("image",) + ("target",) * (targets.dim() - 1),
             targets.cpu().numpy(),
         ),
     }
-    probabilities = [part[1] for part in parts if part[1] is not None]
+    probabilities = [part.probabilities for part in parts if part.probabilities is not None]
     if probabilities:
+        own = predict(model, model.unit_gains(), inputs, targets).probabilities
+        assert own is not None  # the same likelihood gave classes under the switches
         data["probabilities"] = ("image", "class"), torch.stack(probabilities).mean(0).numpy()
-        data["network_probabilities"] = (
-            ("image", "class"),
-            _network(model, inputs, len(targets)).numpy(),
-        )
+        data["network_probabilities"] = ("image", "class"), own.numpy()
     found = xr.Dataset(data)
     return found.assign_coords({dim: np.arange(size) for dim, size in found.sizes.items()})
 
 
-def _predict(
-    model: SwitchedNetwork, switches: Mapping[str, Tensor], inputs: Any, targets: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Log likelihoods [S, n] and mean probabilities [n, C], by one pass for each draw and image."""
-    number, count = len(next(iter(switches.values()))), len(targets)
+@dataclass(frozen=True)
+class Predictions:
+    """What S draws predict for n examples.
+
+    Attributes:
+        log_likelihood: [S, n], log p(y_i | x_i, s), untempered, in nats.
+        right: [S, n], is the most probable class the right one? 1 or 0; None where the likelihood
+            is not of one class for each example.
+        probabilities: [n, C], the mean over draws; None likewise.
+    """
+
+    log_likelihood: Tensor
+    right: Tensor | None
+    probabilities: Tensor | None
+
+
+def predict(
+    model: SwitchedNetwork,
+    gains: Mapping[str, Tensor],
+    inputs: Any,
+    targets: Tensor,
+    *,
+    label: str = "held-out images",
+) -> Predictions:
+    """Every draw of the gains, site -> [S, K], on every example."""
+    number, count = len(next(iter(gains.values()))), len(targets)
     log_likelihood = torch.empty(number * count, dtype=torch.float64)
+    right = torch.empty_like(log_likelihood)
     total: Tensor | None = None
-    with torch.no_grad():
-        for rows in grid(number, count, usual_batch(inputs), "held-out images"):
-            draw, example = rows // count, rows % count
-            chosen = {name: s[draw].to(model.device) for name, s in switches.items()}
-            here = example.to(model.device)
-            predicted = model.likelihood(model.outputs(take(inputs, here), chosen))
-            log_likelihood[rows] = predicted.log_prob(targets[here]).double().cpu()
-            each = _classes(predicted)
-            if each is not None:
-                if total is None:
-                    total = torch.zeros(count, each.shape[1], dtype=torch.float64)
-                total.index_add_(0, example, each)
-    return log_likelihood.view(number, count), None if total is None else total / number
-
-
-def _network(model: SwitchedNetwork, inputs: Any, count: int) -> Tensor:
-    """The probabilities [n, C] of the trained network on all ``count`` images."""
-    ones = model.unit_gains()
-    parts = []
-    with torch.no_grad():
-        for rows in torch.arange(count, device=model.device).split(usual_batch(inputs)):
-            outputs = model.outputs_at_gains(take(inputs, rows), ones)
-            each = _classes(model.likelihood(outputs))
-            assert each is not None  # the same likelihood gave classes under the switches
-            parts.append(each)
-    return torch.cat(parts)
-
-
-def _classes(predicted: Any) -> Tensor | None:
-    """[B, C] of one class per example; None for other distributions."""
-    if isinstance(predicted, Categorical) and len(predicted.batch_shape) == 1:
-        return predicted.probs.double().cpu()
-    return None
+    labels = targets.cpu()
+    for rows, values, classes in predictions(model, gains, inputs, targets, label=label):
+        log_likelihood[rows] = values
+        if classes is not None:
+            example = rows % count
+            right[rows] = (classes.argmax(1) == labels[example]).double()
+            if total is None:
+                total = torch.zeros(count, classes.shape[1], dtype=torch.float64)
+            total.index_add_(0, example, classes)
+    return Predictions(
+        log_likelihood.view(number, count),
+        None if total is None else right.view(number, count),
+        None if total is None else total / number,
+    )

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Categorical
 
 from ..inference.fingerprint import readable
 from ..inference.loop import Loader
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
-from .evidence.switches import fixed_images, grid, prior_draws, take, usual_batch
+from .evidence.switches import fixed_images, prior_draws
+from .held_out import predict
 
 MASS = 0.95
 DRAWS, IMAGES = 200, 500
@@ -175,65 +174,23 @@ def units_with_mass(switches: Tensor, mass: float = MASS) -> Tensor:
 def _held_out(
     model: SwitchedNetwork, switches: Mapping[str, Tensor], inputs: Any, targets: Tensor
 ) -> HeldOut:
-    here = {name: s.to(model.device) for name, s in switches.items()}
-    ones = model.unit_gains()
-    number = len(next(iter(switches.values())))
-    prior = _predict(
-        model, inputs, targets, number,
-        lambda draw, x: model.outputs(x, {name: s[draw] for name, s in here.items()}),
-    )  # fmt: skip
-    own = _predict(model, inputs, targets, 1, lambda _, x: model.outputs_at_gains(x, ones))
-    each = prior.log_likelihood.logsumexp(0) - math.log(number)
+    label = "prior predictive"
+    prior = predict(model, model.gains(switches), inputs, targets, label=label)
+    own = predict(model, model.unit_gains(), inputs, targets, label=label)
+    each = prior.log_likelihood.logsumexp(0) - math.log(len(prior.log_likelihood))
     return HeldOut(
         images=len(targets),
         accuracies=None if prior.right is None else 100 * prior.right.mean(1).numpy(),
-        mixture=prior.accuracy_of_the_mean(targets),
-        network=own.accuracy_of_the_mean(targets),
+        mixture=_accuracy(prior.probabilities, targets),
+        network=_accuracy(own.probabilities, targets),
         log_density=float(each.mean()),
         log_density_error=float(each.std()) / math.sqrt(len(each)),
         network_log_density=float(own.log_likelihood.mean()),
     )
 
 
-@dataclass(frozen=True)
-class _Predictions:
-    """Log likelihoods [S, n]; of a classifier which draws are right, and mean probabilities."""
-
-    log_likelihood: Tensor
-    right: Tensor | None
-    probabilities: Tensor | None
-
-    def accuracy_of_the_mean(self, targets: Tensor) -> float | None:
-        if self.probabilities is None:
-            return None
-        return 100 * float((self.probabilities.argmax(1) == targets.cpu()).double().mean())
-
-
-def _predict(
-    model: SwitchedNetwork,
-    inputs: Any,
-    targets: Tensor,
-    number: int,
-    outputs: Callable[[Tensor, Any], Tensor],
-) -> _Predictions:
-    """``outputs(draws, inputs)`` of every draw on every example, in batches of the grid."""
-    count = len(targets)
-    log_likelihood = torch.empty(number * count, dtype=torch.float64)
-    right = torch.empty(number * count, dtype=torch.float64)
-    total: Tensor | None = None
-    with torch.no_grad():
-        for rows in grid(number, count, usual_batch(inputs), "prior predictive"):
-            draw, example = rows // count, (rows % count).to(model.device)
-            found = model.likelihood(outputs(draw.to(model.device), take(inputs, example)))
-            log_likelihood[rows] = found.log_prob(targets[example]).double().cpu()
-            if isinstance(found, Categorical) and len(found.batch_shape) == 1:
-                each = found.probs.double().cpu()
-                right[rows] = (each.argmax(1) == targets[example].cpu()).double()
-                if total is None:
-                    total = torch.zeros(count, each.shape[1], dtype=torch.float64)
-                total.index_add_(0, example.cpu(), each)
-    return _Predictions(
-        log_likelihood.view(number, count),
-        None if total is None else right.view(number, count),
-        None if total is None else total / number,
-    )
+def _accuracy(probabilities: Tensor | None, targets: Tensor) -> float | None:
+    """In percent; None without classes."""
+    if probabilities is None:
+        return None
+    return 100 * float((probabilities.argmax(1) == targets.cpu()).double().mean())

@@ -20,6 +20,8 @@ from .base import SwitchGuide
 from .checks import check_count, check_positive
 from .distributions import LowRankLogisticNormal
 
+DEFAULT_RANK = 10
+
 
 class AutoLowRankLogisticNormal(SwitchGuide):
     r"""One logistic normal over *all* sites, with a factor covariance.
@@ -42,7 +44,7 @@ class AutoLowRankLogisticNormal(SwitchGuide):
 
     Args:
         model: a Pyro model whose latent sites are on the simplex.
-        rank: the columns of F.
+        rank: the columns of F; at most as many as there are units, or 10.
         init_scale: the initial standard deviation of :math:`\eta`, about: half of its variance is
             the diagonal's, half that of a random F (F = 0 is a saddle point, where learning would
             not begin). mu starts at the log of the prior's mean.
@@ -55,7 +57,12 @@ class AutoLowRankLogisticNormal(SwitchGuide):
     """
 
     def __init__(
-        self, model: Callable[..., Any], *, rank: int = 10, init_scale: float = 0.3, **kwargs: Any
+        self,
+        model: Callable[..., Any],
+        *,
+        rank: int = DEFAULT_RANK,
+        init_scale: float = 0.3,
+        **kwargs: Any,
     ) -> None:
         check_count("rank", rank)
         check_positive("init_scale", init_scale)
@@ -83,6 +90,13 @@ class AutoLowRankLogisticNormal(SwitchGuide):
 
     def _check_sites(self, sites: dict[str, Any]) -> None:
         super()._check_sites(sites)
+        rank, units = self.initial["rank"], sum(site["value"].numel() for site in sites.values())
+        # The default serves smaller models too: columns to spare are no fault of the user's.
+        if rank > max(units, DEFAULT_RANK):
+            raise ValueError(
+                f"rank={rank} is more than the {units} units of all sites together: a covariance "
+                f"of {units} numbers has no higher rank. Expected at most {units}"
+            )
         for name, site in sites.items():
             for frame in site["cond_indep_stack"]:
                 if frame.full_size and frame.full_size != frame.size:

@@ -43,7 +43,7 @@ def normal(model: Model, *, init_scale: float = 0.1) -> AutoGuide:
 def low_rank_normal(model: Model, *, rank: int | None = None, init_scale: float = 0.1) -> AutoGuide:
     """Pyro's AutoLowRankMultivariateNormal: one normal over all stick-breaking coordinates.
 
-    ``rank`` None takes the square root of their number.
+    ``rank`` is at most their number; None takes the square root of it.
     """
     check_positive("init_scale", init_scale)
     if rank is not None:
@@ -51,7 +51,13 @@ def low_rank_normal(model: Model, *, rank: int | None = None, init_scale: float 
     guide = AutoLowRankMultivariateNormal(
         latent_part(model), init_loc_fn=init_to_feasible, init_scale=init_scale, rank=rank
     )
-    return _ready(model, guide)
+    _ready(model, guide)
+    if rank is not None and rank > guide.latent_dim:
+        raise ValueError(
+            f"rank={rank} is more than the {guide.latent_dim} stick-breaking coordinates of all "
+            f"sites together. Expected at most {guide.latent_dim}"
+        )
+    return guide
 
 
 def iaf_normal(

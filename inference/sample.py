@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from pyro import poutine
 from pyro.infer import NUTS
 from pyro.infer.autoguide.initialization import init_to_uniform
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import StickBreakingTransform, Transform
@@ -85,7 +86,9 @@ def sample(
 
     Returns:
         A fit without guides: ``draws`` has for each chain latent site -> [draws, *shape of the
-        site], float64 on the CPU, and ``stats`` has "diverging", [draws] bool.
+        site], float64 on the CPU. ``stats`` has by the names of ArviZ, [draws] each: "diverging";
+        "tree_depth", how often the trajectory was doubled; "n_steps", its leapfrog steps; and
+        "energy", its Hamiltonian at the start, which it keeps but for the integrator's error.
 
     Raises:
         DirpruneError: a bad argument, data that do not fit the network or are not ``num_data``
@@ -184,11 +187,19 @@ def _run_chain(
             "give NaN or -inf at gains near one?"
         ) from error
     z = kernel.initial_params
-    kept = []
+    kept, energy, depth, steps = [], [], [], []
+    kernel.potential_fn = potential = _Counted(kernel.potential_fn)
     for number in range(warmup + draws):
-        z = kernel.sample(z)
+        with torch.no_grad():
+            start = float(potential(z))
+        potential.calls = 0
+        with _Transition() as transition:
+            z = kernel.sample(z)
         if number >= warmup:
             kept.append(z)
+            energy.append(start + transition.kinetic)
+            depth.append(transition.doublings)
+            steps.append(potential.calls)
         bar.update()
         if interrupt.requested:
             raise KeyboardInterrupt
@@ -200,8 +211,42 @@ def _run_chain(
     diverging[torch.tensor(kernel.diagnostics()["divergences"], dtype=torch.long)] = True
     return {
         "draws": {name: value.double().cpu() for name, value in constrained.items()},
-        "stats": {"diverging": diverging},
+        "stats": {
+            "diverging": diverging,
+            "energy": torch.tensor(energy, dtype=torch.float64),
+            "tree_depth": torch.tensor(depth),
+            "n_steps": torch.tensor(steps),
+        },
     }
+
+
+class _Counted:
+    """The potential, which every leapfrog step asks for once."""
+
+    def __init__(self, potential: Callable[..., Tensor]) -> None:
+        self.potential, self.calls = potential, 0
+
+    def __call__(self, z: Any) -> Tensor:
+        self.calls += 1
+        return self.potential(z)
+
+
+class _Transition(Messenger):
+    """What a transition of Pyro's NUTS did, as its own sample statements tell.
+
+    It samples the momentum as ``r_t=...``, in the units of the mass matrix, and ``rand_t=...`` once
+    for each doubling that neither turned nor diverged.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinetic, self.doublings = 0.0, 0
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"].startswith("r_t="):
+            self.kinetic += 0.5 * float(msg["value"].square().sum())
+        elif msg["name"].startswith("rand_t="):
+            self.doublings += 1
 
 
 def _gather(model: SwitchedNetwork, loader: Loader) -> tuple[Any, Tensor]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import hypothesis
 import pytest
@@ -35,6 +37,33 @@ def _seeded() -> None:
     torch.manual_seed(0)
     if "pyro" in sys.modules:
         sys.modules["pyro"].clear_param_store()
+
+
+@pytest.fixture(scope="session")
+def with_few_draws() -> Callable[[], AbstractContextManager[None]]:
+    """Within it, the command line takes 50 draws on 50 images where their quality is not the point.
+
+    The usual 500 on 250 take most of the seconds of a small run.
+    """
+
+    @contextmanager
+    def few_draws() -> Iterator[None]:
+        from dirprune.analysis.posterior import posterior
+
+        few = partial(posterior, draws=50, images=50, cost_draws=10, cost_images=50)
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("command.run", "analysis.compare.cell"):
+                patch.setattr(f"dirprune.{module}.posterior", few)
+            yield
+
+    return few_draws
+
+
+@pytest.fixture
+def few_draws(with_few_draws: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """One test of that kind."""
+    with with_few_draws():
+        yield
 
 
 @pytest.fixture(scope="session")

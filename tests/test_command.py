@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,12 +27,18 @@ SAID = "dirprune: interrupted; the same command with --resume goes on\n"
 QUICK = ["--train-epochs", "6", "--svi-epochs", "6", "--finetune-epochs", "2"]
 
 
-def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def start(*arguments: str) -> subprocess.Popen[str]:
     """``dirprune`` in a process of its own, as a user runs it."""
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "dirprune", *arguments],
-        capture_output=True, text=True, cwd=cwd, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +47,37 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "out"
     assert main(["run", "--out", str(folder), *QUICK]) == 0
     return folder
+
+
+class Second(NamedTuple):
+    """A run in a process of its own, and what others were told who asked for its folder."""
+
+    folder: Path
+    out: str
+    err: str
+    refusals: list[str]
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Second:
+    """The run of ``finished`` once more."""
+    folder = tmp_path_factory.mktemp("second") / "out"
+    process = start("run", "--out", str(folder), *QUICK)
+    wait_for(folder / "settings.json", process)
+    refusals = []
+    for option in ([], ["--resume"], ["--overwrite"]):
+        with redirect_stderr(io.StringIO()) as said:
+            assert main(["run", "--out", str(folder), *QUICK, "--seed", "1", *option]) == 2
+        refusals.append(said.getvalue())
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return Second(folder, out, err, refusals)
+
+
+@pytest.fixture
+def no_report(few_draws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the report of these runs the point, whose pictures take half of the time."""
+    monkeypatch.setattr("dirprune.command.run.write_report", lambda folder: None)
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -113,14 +152,26 @@ def test_exported_program_runs_without_dirprune(finished: Path) -> None:
     )
 
 
-def test_same_seed_same_result_and_resume_of_a_finished_run(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_same_seed_same_result_in_another_process(finished: Path, second: Second) -> None:
+    first, again = metrics_of(finished), metrics_of(second.folder)
+    for key in ("accuracy", "accuracy_validation", "macs", "params", "sites", "diagnostics"):
+        assert first[key] == again[key]
+
+
+def test_quiet_when_not_a_terminal(second: Second) -> None:
+    assert second.err == ""
+    assert len(second.out.splitlines()) == 4
+
+
+def test_two_runs_do_not_share_a_folder(second: Second) -> None:
+    assert len(second.refusals) == 3
+    for said in second.refusals:
+        assert "another dirprune is writing to" in said
+
+
+def test_resume_of_a_finished_run_changes_nothing(
+    finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "--out", str(tmp_path / "again"), *QUICK]) == 0
-    first, second = metrics_of(finished), metrics_of(tmp_path / "again")
-    for key in ("accuracy", "accuracy_validation", "macs", "params", "sites"):
-        assert first[key] == second[key]
-    capsys.readouterr()
     before = (finished / "metrics.json").read_bytes()
     assert main(["run", "--out", str(finished), "--resume", *QUICK]) == 0
     assert "test accuracy" in capsys.readouterr().out
@@ -128,54 +179,40 @@ def test_same_seed_same_result_and_resume_of_a_finished_run(
 
 
 @pytest.mark.parametrize(
-    ("number", "sign"),
+    "stops",
     [
-        (signal.SIGINT, "original"),  # training is over, SVI begins
-        (signal.SIGKILL, "original"),
-        # the null control begins
-        pytest.param(signal.SIGINT, "decision.json", marks=pytest.mark.slow),
+        # training is over, SVI begins; then the null control begins
+        [(signal.SIGKILL, "original"), (signal.SIGINT, "decision.json")],
+        pytest.param([(signal.SIGINT, "original")], marks=pytest.mark.slow),
     ],
-    ids=["ctrl-c", "kill", "ctrl-c in the null control"],
+    ids=["killed, then ctrl-c in the null control", "ctrl-c in SVI"],
 )
 def test_an_interrupted_run_resumes_to_the_same_result(
-    number: signal.Signals, sign: str, finished: Path, tmp_path: Path
+    stops: list[tuple[signal.Signals, str]],
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
     arguments = ["run", "--out", str(out), *QUICK]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dirprune", *arguments], stderr=subprocess.PIPE, text=True
-    )
-    while not (out / sign).exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
-    assert errors == ("" if number == signal.SIGKILL else SAID)
-    assert command(*arguments).returncode == 2  # neither --resume nor --overwrite
-    again = command(*arguments, "--resume")
-    assert again.returncode == 0, again.stderr
+    resume: list[str] = []
+    for number, sign in stops:
+        process = start(*arguments, *resume)
+        wait_for(out / sign, process)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == (130 if number == signal.SIGINT else -number), errors
+        assert errors == (SAID if number == signal.SIGINT else "")
+        assert not (out / "metrics.json").exists()
+        assert main(arguments) == 2  # neither --resume nor --overwrite
+        resume = ["--resume"]
+    assert main([*arguments, "--resume"]) == 0, capsys.readouterr().err
     for key in ("accuracy", "sites", "diagnostics"):
         assert metrics_of(out)[key] == metrics_of(finished)[key]
     ours, theirs = (
         load_file(folder / "pruned" / "network.safetensors") for folder in (out, finished)
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-def test_two_runs_do_not_share_a_folder(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    first = subprocess.Popen([sys.executable, "-m", "dirprune", "run", "--out", str(out), *QUICK])
-    while not (out / "settings.json").exists():
-        assert first.poll() is None
-        time.sleep(0.01)
-    for option in ([], ["--resume"], ["--overwrite"]):
-        assert main(["run", "--out", str(out), *QUICK, "--seed", "1", *option]) == 2
-        assert "another dirprune is writing to" in capsys.readouterr().err
-    assert first.wait(timeout=120) == 0
-    assert metrics_of(out)["accuracy"] == metrics_of(finished)["accuracy"]
 
 
 def test_a_refused_run_leaves_nothing(
@@ -216,6 +253,7 @@ def test_every_diagnostic_is_in_the_metrics(finished: Path) -> None:
     assert json.loads(json.dumps(again)) == found
 
 
+@pytest.mark.usefixtures("no_report")
 def test_weights_of_one_run_serve_another(finished: Path, tmp_path: Path) -> None:
     weights = finished / "original" / "network.safetensors"
     out = tmp_path / "out"
@@ -291,12 +329,6 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Network" in done.stdout
-
-
-def test_quiet_when_not_a_terminal(finished: Path, tmp_path: Path) -> None:
-    done = command("run", "--out", str(tmp_path / "out"), *QUICK)
-    assert done.stderr == ""
-    assert len(done.stdout.splitlines()) == 4
 
 
 # -- bad input ------------------------------------------------------------------------------------
@@ -422,6 +454,7 @@ def test_damaged_and_foreign_weights(
         assert len(said.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_network_at_chance_is_warned_about(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -430,7 +463,8 @@ def test_a_network_at_chance_is_warned_about(
     dirprune.save(tmp_path / "random", network)
     weights = str(tmp_path / "random" / "network.safetensors")
     out = tmp_path / "out"
-    assert main(["run", "--out", str(out), "--weights", weights, *QUICK[2:]]) == 0
+    few = [*QUICK[2:], "--no-null-control"]
+    assert main(["run", "--out", str(out), "--weights", weights, *few]) == 0
     assert "cannot be told from chance" in capsys.readouterr().err
     assert len(metrics_of(out)["warnings"]) == 1
 

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,13 @@ GRID = [
 NAMES = [f"{guide}_symmetric-1_tau-1_seed-{s}" for guide in ("dirichlet", "normal") for s in (0, 1)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_draws(with_few_draws: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """For all cells that are made in this process."""
+    with with_few_draws():
+        yield
+
+
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """Every cell.json."""
     paths = sorted((folder / "cells").glob("*/cell.json"))
@@ -45,7 +54,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(_few_draws: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished grid: two guides, two networks. The test images are not there to be read."""
     folder = tmp_path_factory.mktemp("compare") / "out"
     read = command.read_data
@@ -126,7 +135,7 @@ def test_the_table_agrees_with_the_cells(finished: Path) -> None:
 
 def test_the_network_of_a_seed_is_that_of_a_run(finished: Path, tmp_path: Path) -> None:
     run = ["run", "--out", str(tmp_path), "--seed", "1", *QUICK, "--finetune-epochs", "0"]
-    assert main([*run, "--restarts", "1"]) == 0
+    assert main([*run, "--restarts", "1", "--no-null-control"]) == 0
     ours, theirs = (
         load_file(folder / "network.safetensors")
         for folder in (finished / "networks" / "seed-1", tmp_path / "original")
@@ -230,6 +239,25 @@ def test_damaged_cells_are_made_again(
     assert (out / "cells" / NAMES[2] / "cell.json").stat().st_mtime_ns == kept
     assert json.loads(record.read_text())["elpd"] == json.loads(good)["elpd"]
     load_tree(posterior / "posterior.nc")
+
+
+def test_a_damaged_network_is_made_again(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    network = out / "networks" / "seed-1" / "network.safetensors"
+    good = network.read_bytes()
+    network.write_bytes(good[: len(good) // 2])
+    # One of its cells has to be made again, too, which reads it.
+    shutil.rmtree(out / "cells" / NAMES[1])
+    kept = (out / "cells" / NAMES[3] / "cell.json").stat().st_mtime_ns
+    assert main(["compare", *GRID, "--processes", "1", "--out", str(out), "--resume"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "dirprune: warning: these networks are damaged and are made again: seed-1"
+    assert network.read_bytes() == good
+    assert records(out)[NAMES[1]]["elpd"] == records(finished)[NAMES[1]]["elpd"]
+    assert (out / "cells" / NAMES[3] / "cell.json").stat().st_mtime_ns == kept
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"cell": 1}', '{"cell": {}, "scores": 1}'])
@@ -373,8 +401,11 @@ def wait_for(process: subprocess.Popen[str], pattern: str, out: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_and_a_killed_worker_keep_what_is_finished(finished: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_ctrl_c_and_a_killed_worker_keep_what_is_finished(tmp_path: Path) -> None:
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    process = start(undisturbed, "--processes", "1")
+    process.communicate(timeout=300)
+    assert process.returncode == 0
     process = start(out)
     wait_for(process, "cells/*/cell.json", out)
     process.send_signal(signal.SIGINT)
@@ -399,8 +430,8 @@ def test_ctrl_c_and_a_killed_worker_keep_what_is_finished(finished: Path, tmp_pa
     found = [(name, r) for name, r in records(out).items() if "error" not in r]
     assert len(found) == 3
     for name, record in found:
-        assert record["elpd"] == records(finished)[name]["elpd"]
-        assert record["kept"] == records(finished)[name]["kept"]
+        assert record["elpd"] == records(undisturbed)[name]["elpd"]
+        assert record["kept"] == records(undisturbed)[name]["kept"]
 
 
 def children(pid: int) -> list[int]:

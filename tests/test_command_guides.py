@@ -71,6 +71,7 @@ def test_info_knows_what_was_meant(
     assert meant in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize(
     ("options", "guide", "elbo"),
     [

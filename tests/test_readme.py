@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import dirprune
+from dirprune.analysis import sbc
 from dirprune.command import main
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,15 @@ def commands() -> list[list[str]]:
 def test_python_blocks_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """With fewer epochs of SVI and fewer draws, which no figure below depends on."""
+
+    def quick(module: Any, name: str, **options: Any) -> None:
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **k: function(*a, **{**k, **options}))
+
+    quick(dirprune, "fit", epochs=4)
+    quick(dirprune, "posterior", draws=50, images=50)
+    quick(sbc, "sbc", steps=10)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     namespace: dict[str, Any] = {}
@@ -49,9 +59,12 @@ def test_python_blocks_run(
         assert torch.equal(namespace["again"](x), namespace["smaller"](x))
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer epochs, on images and weights made here where the README has the reader's own."""
     monkeypatch.chdir(tmp_path)
+    # The command report writes one again: one in four is enough, since each draws many pictures.
+    monkeypatch.setattr("dirprune.command.run.write_report", lambda folder: None)
     torch.manual_seed(0)
     for part, count in (("train", 12), ("test", 4)):
         for name in ("cat", "dog"):
@@ -63,6 +76,8 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     network = dirprune.build_network("resnet20", num_classes=2, in_channels=3, size=32)
     dirprune.save("saved", network)
     (tmp_path / "saved" / "network.safetensors").rename("resnet20.safetensors")
+    (own,) = (block for block in blocks("python") if block.startswith("# nets.py\n"))
+    (tmp_path / "nets.py").write_text(own)
     ran = 0
     for program, *arguments in commands():
         assert program == "dirprune"
@@ -73,12 +88,12 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "run": ["--train-epochs", "3", "--svi-epochs", "2", "--finetune-epochs", "1",
                     "--restarts", "1", "--no-null-control"],
             "compare": ["--seeds", "0", "--temperatures", "1", "--train-epochs", "2",
-                        "--svi-epochs", "1"],
+                        "--svi-epochs", "1", "--processes", "1"],
             "prior": ["--draws", "20"],
         }.get(arguments[0], [])  # fmt: skip
         assert main([*arguments, *few]) == 0, arguments
         ran += 1
-    assert ran == 10
+    assert ran == 13
 
 
 def test_options_of_commands_that_need_a_download_exist(

@@ -10,6 +10,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import Categorical
 from torch.utils._pytree import tree_leaves, tree_map
 from tqdm import tqdm
 
@@ -174,16 +175,52 @@ def log_likelihood(
     batch_size: int | None = None,
 ) -> Tensor:
     """log p(y_i | x_i, s) of every draw s on every example: [S, n], untempered, in nats."""
-    batch_size = batch_size or usual_batch(inputs)
     number, count = len(next(iter(switches.values()))), len(targets)
     out = torch.empty(number * count, dtype=torch.float64)
-    with torch.no_grad():
-        for rows in grid(number, count, batch_size, "log likelihood"):
-            draw, example = rows // count, (rows % count).to(model.device)
-            chosen = {name: s[draw].to(model.device) for name, s in switches.items()}
-            outputs = model.outputs(take(inputs, example), chosen)
-            out[rows] = model.likelihood(outputs).log_prob(targets[example]).double().cpu()
+    gains = model.gains(switches)
+    for rows, values, _ in predictions(
+        model, gains, inputs, targets, batch_size=batch_size, label="log likelihood"
+    ):
+        out[rows] = values
     return out.view(number, count)
+
+
+@torch.no_grad()
+def predictions(
+    model: SwitchedNetwork,
+    gains: Mapping[str, Tensor],
+    inputs: Any,
+    targets: Tensor,
+    *,
+    batch_size: int | None = None,
+    label: str = "predictions",
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """What the network predicts for every example at every draw of the gains, in batches.
+
+    Args:
+        model: the switched network.
+        gains: site -> [S, K], as :meth:`~.SwitchedNetwork.gains` and ``unit_gains`` give them.
+        inputs: n examples.
+        targets: of the examples.
+        batch_size: examples at a time; by default what their size suggests.
+        label: of the progress bar.
+
+    Yields:
+        B rows of :func:`grid`; log p(y_i | x_i, g) of each [B], untempered, in nats; and the
+        probabilities [B, C] of its classes, None where the likelihood is not of one class for each
+        example. Both are float64 on the CPU.
+    """
+    number, count = len(next(iter(gains.values()))), len(targets)
+    for rows in grid(number, count, batch_size or usual_batch(inputs), label):
+        draw, example = rows // count, (rows % count).to(model.device)
+        chosen = {name: g[draw.to(g.device)].to(model.device) for name, g in gains.items()}
+        predicted = model.likelihood(model.outputs_at_gains(take(inputs, example), chosen))
+        classes = isinstance(predicted, Categorical) and len(predicted.batch_shape) == 1
+        yield (
+            rows,
+            predicted.log_prob(targets[example]).double().cpu(),
+            predicted.probs.double().cpu() if classes else None,
+        )
 
 
 def grid(draws: int, examples: int, batch_size: int, label: str = "") -> Iterator[Tensor]:

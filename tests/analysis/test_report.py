@@ -64,7 +64,8 @@ def make_run(folder, sizes, *, probability=True, evidence="removal-cost", **chan
             "cost_table": xr.Dataset({"json": json.dumps(table.to_dict())}),
         }
     )
-    tree.attrs = {"temperature": 0.01, "num_data": 100}
+    made = {"created_at": "2026-01-01T00:00:00+00:00", "seed": 7}
+    tree.attrs = {"temperature": 0.01, "num_data": 100, **made}
     kept = {n: torch.arange(max(1, k // 2)) for n, k in sizes.items()}
     chance = {n: torch.linspace(0.9, 0.05, k) for n, k in sizes.items()}
     decision = Decision(kept, chance if probability else {}, {"budget": {"macs": 0.5}})
@@ -85,6 +86,7 @@ def make_run(folder, sizes, *, probability=True, evidence="removal-cost", **chan
         "latency_batch": 128,
         "seconds": {"svi": 12.5},
         "seed": 7,
+        "posterior": made,
         "versions": {"torch": "2.15.0"},
         "settings": {"temperature": 0.01, "weights": None},
         "sites": [
@@ -225,11 +227,11 @@ def test_names_are_escaped(tmp_path):
     assert "script" not in Parser(text).tags
 
 
-def test_57_sites_say_how_many_are_shown(tmp_path):
-    sizes = {f"layer{i}": 3 for i in range(57)}
+def test_many_sites_say_how_many_are_shown(tmp_path):
+    sizes = {f"layer{i}": 3 for i in range(14)}
     folder = make_run(tmp_path, sizes)
     text = write_report(folder).read_text()
-    assert "12 of 57 sites have a picture here" in visible(text)
+    assert "12 of 14 sites have a picture here" in visible(text)
     assert len(list((folder / "figures").glob("switches-*.png"))) == 12
     for site in sizes:
         assert text.count(f'<th scope="row">{site}</th>') >= 3
@@ -299,11 +301,30 @@ def test_no_folder():
         {"macs": {"before": 1}},
         {"accuracy": {"original": "high"}},
         {"seconds": {"svi": "long"}},
+        {"posterior": "mine"},
     ],
 )
-def test_metrics_that_do_not_fit_are_refused(tmp_path, changes):
+def test_metrics_that_do_not_fit_are_refused(run, tmp_path, changes):
+    folder = tmp_path / "RUN"
+    shutil.copytree(run[0], folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps({**metrics, **changes}))
     with pytest.raises(DirpruneError, match="metrics"):
-        write_report(make_run(tmp_path, {"conv1": 4}, **changes))
+        write_report(folder)
+
+
+def test_a_posterior_of_another_run_is_refused(run, tmp_path):
+    folder = tmp_path / "RUN"
+    shutil.copytree(run[0], folder)
+    # The same sites and as many units: a run of another seed, or at another time.
+    for changes in ({"seed": 8}, {"created_at": "2026-01-01T00:00:01+00:00"}):
+        tree = load_tree(run[0] / "posterior.nc")
+        tree.attrs |= changes
+        save_tree(tree, folder / "posterior.nc")
+        with pytest.raises(DirpruneError, match=r"posterior\.nc is of another run") as caught:
+            write_report(folder)
+        assert f"{next(iter(changes.values()))}" in str(caught.value)
+        assert "tells of one with created_at 2026-01-01T00:00:00+00:00, seed 7" in str(caught.value)
 
 
 def test_a_guide_without_concentrations_has_no_column_of_them(run, tmp_path):

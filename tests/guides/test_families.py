@@ -146,6 +146,8 @@ def test_priors_with_parameters_are_fitted_by_every_name(name: str) -> None:
         ("normal", {"init_scale": float("inf")}, "init_scale > 0, but got inf"),
         ("low-rank-normal", {"rank": 0}, "rank to be a whole number of at least 1, but got 0"),
         ("low-rank-normal", {"rank": 2.5}, "rank to be a whole number of at least 1, but got 2.5"),
+        ("low-rank-normal", {"rank": 7}, "rank=7 is more than the 6 stick-breaking coordinates"),
+        ("low-rank-logistic-normal", {"rank": 11}, "rank=11 is more than the 8 units of all"),
         ("iaf-normal", {"hidden_dim": 2}, "Hidden dimension must not be less than input"),
     ],
 )

@@ -283,3 +283,17 @@ def test_unknown_site_is_refused() -> None:
         guide.correlation("s", "z")
     with pytest.raises(RuntimeError, match="has no parameters yet"):
         AutoLowRankLogisticNormal(gaussian).correlation("s", "t")
+
+
+def test_a_rank_above_the_number_of_units_is_refused() -> None:
+    def model() -> None:
+        for name in "st":
+            pyro.sample(name, dist.Dirichlet(torch.ones(6, dtype=F64)))
+
+    with pytest.raises(ValueError, match="rank=13 is more than the 12 units of all sites") as error:
+        AutoLowRankLogisticNormal(model, rank=13, prototype_args=())
+    assert "Expected at most 12" in str(error.value)
+    guide = AutoLowRankLogisticNormal(model, rank=12, prototype_args=())
+    assert guide.joint().event_shape == (12,)
+    # The default serves a small model too.
+    AutoLowRankLogisticNormal(gaussian, prototype_args=())

@@ -15,7 +15,7 @@ from dirprune.model.networks.digits import DigitsCNN
 from dirprune.model.switched import SwitchedNetwork
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def batches() -> Callable[..., DataLoader[Any]]:
     """Five shuffled batches of 8 random examples with 4 inputs and 3 classes."""
 

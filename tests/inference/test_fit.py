@@ -119,7 +119,7 @@ class Toy:
         return float((q * self.log_likelihood).mean() + stats.beta(a, b).entropy())
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.slow), 0.5])
 def test_svi_finds_the_posterior_that_a_grid_finds(temperature: float) -> None:
     toy = Toy(temperature)
     data = DataLoader(TensorDataset(toy.x, toy.y), batch_size=24)
@@ -274,14 +274,27 @@ def test_the_weights_are_untouched(classifier: Classifier, batches: Batches) -> 
 # -- interrupted and resumed -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("action", [raise_interrupt, press_ctrl_c])
-@pytest.mark.parametrize("place", [0, 2, 4, 5, 7, 9, 10, 13, 19])
+@pytest.fixture(scope="module")
+def undisturbed(classifier: Classifier, batches: Batches) -> Fit:
+    """Two restarts of two epochs of five shuffled, noisy batches: 20 places."""
+    loader = Scripted(batches(), 0, nothing)
+    return fit(classifier(), "dirichlet", loader, epochs=2, restarts=2)
+
+
+# A signal is answered at the end of a step, an exception where it is raised: in the middle of an
+# epoch, and at its first batch.
+@pytest.mark.parametrize(
+    ("action", "place"),
+    [
+        *((press_ctrl_c, place) for place in (0, 2, 4, 5, 7, 9, 10, 13, 19)),
+        *((raise_interrupt, place) for place in (2, 10)),
+    ],
+)
 @pytest.mark.parametrize("seconds", [-1.0, 30.0], ids=["each-step", "at-interrupt"])
 def test_interrupted_and_resumed_is_the_undisturbed_run(
     classifier: Classifier, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    action: Callable[[Any], Any], place: int, seconds: float,
+    undisturbed: Fit, action: Callable[[Any], Any], place: int, seconds: float,
 ) -> None:  # fmt: skip
-    # Two restarts of two epochs of five shuffled, noisy batches: 20 places.
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
     model, path = classifier(), tmp_path / "svi"
 
@@ -289,7 +302,6 @@ def test_interrupted_and_resumed_is_the_undisturbed_run(
         loader = Scripted(batches(), n, action)
         return fit(model, "dirichlet", loader, epochs=2, restarts=2, **options)
 
-    undisturbed = run(0, nothing)
     with pytest.raises(KeyboardInterrupt):
         run(place, action, checkpoint=path)
     assert same(run(0, nothing, checkpoint=path, resume=True), undisturbed)

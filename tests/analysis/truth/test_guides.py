@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,8 +84,20 @@ def problem_of(name: str) -> Problem:
 # -- every guide -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guide", [name for name in GUIDES if name not in POINTS])
-@pytest.mark.parametrize("name", FAST)
+def guides_and_problems() -> list[Any]:
+    """All, of which the slow ones are of guides that the other problem tells as much about."""
+    quick = {"dirichlet-multinomial": ("dirichlet", "generalized-dirichlet")}
+    return [
+        pytest.param(
+            name, guide, marks=() if guide in quick.get(name, GUIDES) else pytest.mark.slow
+        )
+        for name in FAST
+        for guide in GUIDES
+        if guide not in POINTS
+    ]
+
+
+@pytest.mark.parametrize(("name", "guide"), guides_and_problems())
 def test_guide(name: str, guide: str) -> None:
     problem, bounds = problem_of(name), BOUNDS[name].get(guide, ANY)
     report = examine(
@@ -131,6 +144,7 @@ def test_a_point_mass_is_at_the_mode_and_covers_nothing(guide: str) -> None:
     assert [report[key] for key in ("elbo", "elbo_gap", "khat", "correlation")] == [None] * 4
 
 
+@pytest.mark.slow
 def test_a_point_mass_is_at_the_mode_of_the_linear_network() -> None:
     problem = problem_of("linear-gaussian")
     reference = problem.reference
@@ -148,6 +162,7 @@ def test_a_point_mass_is_at_the_mode_of_the_linear_network() -> None:
         assert at == pytest.approx(softmax(np.append(z, 0)), abs=5e-3)
 
 
+@pytest.mark.slow
 def test_svi_finds_the_best_dirichlets() -> None:
     # The smallest KL(q || p) of a product of Dirichlets, by quadrature and BFGS, no draws in it.
     problem = problem_of("linear-gaussian")
@@ -173,7 +188,9 @@ def test_svi_finds_the_best_dirichlets() -> None:
 # -- NUTS ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize(
+    "name", ["dirichlet-multinomial", pytest.param("linear-gaussian", marks=pytest.mark.slow)]
+)
 def test_nuts(name: str) -> None:
     problem = problem_of(name)
     fitted = sample(problem.model, problem.loader, draws=150, warmup=80, chains=2, seed=1)
