@@ -15,8 +15,10 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_result(name: str, result: dict[str, Any], hide: tuple[str, ...] = ()) -> None:
-    """Write ``results/NAME.json`` with the command and the versions, and print it.
+def write_result(
+    name: str, result: dict[str, Any], hide: tuple[str, ...] = (), *, show: bool = True
+) -> None:
+    """Write ``results/NAME.json`` with the command and the versions, and print it (``show``).
 
     ``hide`` names options with a value that says nothing to others (a folder of this machine).
     """
@@ -35,4 +37,5 @@ def write_result(name: str, result: dict[str, Any], hide: tuple[str, ...] = ()) 
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(json.dumps(content, indent=1))
+    if show:
+        print(json.dumps(content, indent=1))
