@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, write_result
+from tables import zoo_table
 from zoo import (
     NAMES,
     check_storage,
@@ -135,27 +136,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def families(rows: list[dict[str, Any]]) -> str:
-    """A line for each family: the least and the most over its networks, in markdown."""
-    lines = [
-        "| family | networks | sites | parameters ≥ | multiply-adds ≥ | s ≤ | "
-        "masked − pruned ≤ (networks) |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in sorted({row["family"] for row in rows}):
-        own = [row for row in rows if row["family"] == name]
-        sites = sorted({row["sites"] for row in own})
-        exact = [row["verified"] for row in own if row["verified"] is not None]
-        lines.append(
-            f"| {name} | {len(own)} | {'–'.join(map(str, sorted({sites[0], sites[-1]})))} | "
-            f"{100 * min(row['share']['params'] for row in own):.1f} % | "
-            f"{100 * min(row['share']['macs'] for row in own):.1f} % | "
-            f"{max(row['seconds'] for row in own):.1f} | "
-            f"{f'{max(exact):.0e} ({len(exact)})' if exact else '–'} |"
-        )
-    return "\n".join(lines)
-
-
 def main(models: list[str]) -> None:
     path = RESULTS / "zoo.json"
     rows = {r["network"]: r for r in json.loads(path.read_text())["rows"]} if path.exists() else {}
@@ -169,9 +149,9 @@ def main(models: list[str]) -> None:
         rows[name] = json.loads(done.stdout.splitlines()[-1])
         print(f"{name}: {rows[name]}", flush=True)
         write_result("zoo", {"rows": list(rows.values())}, show=False)
-    tables = families(list(rows.values())), table(list(rows.values()))
-    (RESULTS / "zoo.md").write_text("\n\n".join(tables) + "\n")
-    print(tables[0])
+    families = "\n".join(zoo_table())
+    (RESULTS / "zoo.md").write_text(f"{families}\n\n{table(list(rows.values()))}\n")
+    print(families)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,30 @@ def latency_table() -> list[str]:
     return lines
 
 
+def zoo_table() -> list[str]:
+    """Torchvision's networks, a line for each family: the least and the most over its networks."""
+    rows = result("zoo")["rows"]
+    lines = [
+        "| family | networks | sites | parameters ≥ | multiply-adds ≥ | s ≤ | "
+        "masked − pruned ≤ (networks) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted({row["family"] for row in rows}):
+        own = [row for row in rows if row["family"] == name]
+        sites = sorted({row["sites"] for row in own})
+        exact = [row["verified"] for row in own if row["verified"] is not None]
+        lines.append(
+            f"| {name} | {len(own)} | {'–'.join(map(str, sorted({sites[0], sites[-1]})))} | "
+            f"{100 * min(row['share']['params'] for row in own):.1f} % | "
+            f"{100 * min(row['share']['macs'] for row in own):.1f} % | "
+            f"{max(row['seconds'] for row in own):.1f} | "
+            f"{f'{max(exact):.0e} ({len(exact)})' if exact else '–'} |"
+        )
+    return lines
+
+
 if __name__ == "__main__":
-    for table in (truth_table, temperature_table, guide_table, prior_table, latency_table):
+    for table in (
+        truth_table, temperature_table, guide_table, prior_table, zoo_table, latency_table
+    ):  # fmt: skip
         print("\n".join(table()), end="\n\n")

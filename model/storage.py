@@ -135,7 +135,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     tables = (data.get("paddings"), data.get("counts", {}))  # without counts: of an older version
     if missing or not all(isinstance(table, dict) for table in tables):
         raise DirpruneError(
-            f"{path} is damaged: it lacks {', '.join(sorted(missing)) or 'paddings'}"
+            f"{path} is damaged: it lacks {', '.join(sorted(missing)) or 'paddings or counts'}"
         )
     return data
 

@@ -230,10 +230,10 @@ def test_the_joint_has_each_sites_marginal() -> None:
 
 
 def test_start() -> None:
-    guide = AutoLowRankLogisticNormal(three_sites, rank=200, init_scale=0.5, prototype_args=())
+    guide = AutoLowRankLogisticNormal(three_sites, rank=14, init_scale=0.5, prototype_args=())
     joint: LowRankLogisticNormal = guide.joint()
-    variance = joint.scale**2 + (joint.factor**2).sum(-1)
-    # Half of it a mean of 200 squares: 4.5 of sqrt(2 / 200) / 2.
+    variance = (joint.scale**2 + (joint.factor**2).sum(-1)).mean()
+    # Of 14 units: half of it is a mean of 14 x 14 squares, 4.5 of whose sds are sqrt(2 / 196) / 2.
     torch.testing.assert_close(variance, torch.full_like(variance, 0.25), rtol=0.23, atol=0)
 
 
