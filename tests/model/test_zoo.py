@@ -41,15 +41,8 @@ SMALLEST = (
     "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18",
     "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11", "vit_b_16",
 )  # fmt: skip
-# Their graphs are built in `make test` too: blocks, widths and sizes that the smallest do not have.
-# The others repeat the same blocks, more or wider ones.
-OTHER_BLOCKS = (
-    "convnext_large", "densenet161", "efficientnet_b7", "efficientnet_v2_s", "mnasnet1_3",
-    "mobilenet_v3_large", "regnet_x_400mf", "regnet_y_128gf", "resnet50", "resnext50_32x4d",
-    "shufflenet_v2_x2_0", "squeezenet1_0", "swin_v2_t", "vgg19_bn", "vit_h_14", "wide_resnet50_2",
-)  # fmt: skip
-# 1e-10: the issue's bound. Float64 rounds at 2e-16, a sum of n terms in another order loses about
-# sqrt(n), and the deepest of these networks has 200 layers of up to 25088 terms.
+# What dirprune itself holds every cut to. Float64 rounds at 2e-16, a sum of n terms in another order
+# loses about sqrt(n), and the deepest of these networks has 200 layers of up to 25088 terms.
 EXACT = 1e-10
 
 
@@ -58,18 +51,9 @@ def test_every_family_is_tried() -> None:
     assert len(zoo.NAMES) >= 80
 
 
-def _graph_cases() -> list[Any]:
-    """Every network but the smallest, whose graphs are built anyway; the deeper ones are slow."""
-    return [
-        pytest.param(name, marks=[] if name in OTHER_BLOCKS else pytest.mark.slow)
-        for name in zoo.NAMES
-        if name not in SMALLEST
-    ]
-
-
-@pytest.mark.parametrize("name", _graph_cases())
+@pytest.mark.parametrize("name", [name for name in zoo.NAMES if name not in SMALLEST])
 def test_most_parameters_are_prunable(name: str) -> None:
-    """On the meta device: shapes alone, whatever the size of the network."""
+    """Of all others, on the meta device: shapes alone, whatever the size of the network."""
     network, graph = zoo.graph_of(name)
     assert all(p.is_meta for p in network.parameters())
     _check_shares(name, network, graph)
