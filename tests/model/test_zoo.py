@@ -41,7 +41,7 @@ SMALLEST = (
     "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18",
     "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11", "vit_b_16",
 )  # fmt: skip
-# What dirprune itself holds every cut to. Float64 rounds at 2e-16, a sum of n terms in another order
+# What dirprune holds every cut to. Float64 rounds at 2e-16, a sum of n terms in another order
 # loses about sqrt(n), and the deepest of these networks has 200 layers of up to 25088 terms.
 EXACT = 1e-10
 
