@@ -144,8 +144,19 @@ def zoo_table() -> list[str]:
     return lines
 
 
+def graph_table() -> list[str]:
+    """Seconds of the processor to build the graph, ours and torch-pruning's: medians of one run."""
+    lines = ["| network | dirprune | torch-pruning |", "|---|---|---|"]
+    for row in result("graph")["rows"]:
+        other = row.get("torch-pruning")
+        seconds = "fails" if other is None else f"{other['median']:.2f} s"
+        lines.append(f"| {row['network']} | {row['dirprune']['median']:.1f} s | {seconds} |")
+    return lines
+
+
 if __name__ == "__main__":
     for table in (
-        truth_table, temperature_table, guide_table, prior_table, zoo_table, latency_table
+        truth_table, temperature_table, guide_table, prior_table, zoo_table, graph_table,
+        latency_table,
     ):  # fmt: skip
         print("\n".join(table()), end="\n\n")

@@ -44,15 +44,17 @@ def _count_heads(prop: Propagation, network: nn.Module) -> None:
     """Find the attribute in which an attention module holds the number of its heads.
 
     Without exactly one such, nothing is counted: then its parameters show the number, or a resizer
-    knows it, or the pruned network differs from the masked one and its heads are left alone.
+    knows it, or the pruned network differs from the masked one and its heads are left alone. Two
+    products of one module that share the attribute lose the same heads.
     """
-    for module, ids in prop.heads.items():
-        labels = torch.tensor(list(dict.fromkeys(ids.tolist())))  # once, if there for each example
+    for module, products in prop.heads.items():
         owner = network.get_submodule(module)
-        held = [
-            name
-            for name, value in vars(owner).items()
-            if "head" in name and "dim" not in name and value == len(labels)
-        ]
-        if len(held) == 1:
-            prop.counts.setdefault((module, held[0]), labels)
+        for ids in products:
+            labels = torch.tensor(list(dict.fromkeys(ids.tolist())))  # once, not for each example
+            held = [
+                name
+                for name, value in vars(owner).items()
+                if "head" in name and "dim" not in name and value == len(labels)
+            ]
+            if len(held) == 1:
+                prop.couple(prop.counts.setdefault((module, held[0]), labels), labels)

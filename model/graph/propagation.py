@@ -45,7 +45,7 @@ class Propagation:
         self.frozen: list[tuple[int, str]] = []
         self.readers: list[Reader] = []
         self.products: list[Product] = []
-        self.heads: dict[str, Tensor] = {}  # module -> labels of its heads, one each
+        self.heads: dict[str, list[Tensor]] = {}  # module -> labels of heads, one each
         self.paddings: list[Padding] = []
         self.counts: dict[tuple[str, str], Tensor] = {}  # (module, attribute) -> what it counts
         self.work: list[Work] = []

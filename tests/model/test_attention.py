@@ -359,6 +359,33 @@ def test_the_users_own_attention() -> None:
     assert pruned.block.qkv.out_features == 12
 
 
+class Twice(nn.Module):
+    """Two attentions in one forward, which share the attribute that holds their heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = 4
+        self.first, self.second = nn.Linear(8, 24), nn.Linear(8, 24)
+        self.out = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for qkv, out in zip((self.first, self.second), self.out, strict=True):
+            q, k, v = qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+            x = out(F.scaled_dot_product_attention(q, k, v, scale=0.7).transpose(1, 2).flatten(2))
+        return x
+
+
+def test_attentions_that_share_the_number_of_their_heads_lose_the_same() -> None:
+    network = Classifier(Twice(), 8)
+    x = torch.randn(2, 5, 8)
+    model = SwitchedNetwork(network, x, num_data=10)
+    assert model.sites["block.first"].producers == ("block.first", "block.second")
+    assert model.sites["block.first"].size == 4
+    pruned: Any = dirprune.prune(model, halved(model))
+    assert pruned.block.num_heads == 2
+    assert pruned.block.second.out_features == 12
+
+
 class Unnamed(OwnAttention):
     """One that holds what it needs under a name that nobody could guess."""
 

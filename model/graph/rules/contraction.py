@@ -79,7 +79,7 @@ def contract(prop: Propagation, node: fx.Node, factors: Sequence[Factor], out: s
     if not letters:
         return None
     if summed:
-        prop.heads.setdefault(module_of(node), ids.flatten())
+        prop.heads.setdefault(module_of(node), []).append(ids.flatten())
     order = sorted(range(len(letters)), key=lambda i: out.index(letters[i]))
     return Labels(tuple(out.index(letters[i]) for i in order), ids.permute(order).contiguous())
 
