@@ -107,12 +107,25 @@ class SwitchedBody(nn.Module):
                 # Right after the value, so that it stands before every consumer of it.
                 with flat.inserting_after(source):
                     gained[key] = flat.call_module(f"gain_{i}", (source,))
-            node.replace_input_with(source, gained[key])
+            _replace_first(node, source, gained[key])
         _fold_batch_norms(module)
         module.delete_all_unused_submodules()
         flat.lint()
         module.recompile()
         return module
+
+
+def _replace_first(node: fx.Node, source: fx.Node, new: fx.Node) -> None:
+    """Put a value in the place of the first operand that is ``source``; others stay as they are.
+
+    Queries, keys and values may be one value: the gain of a product acts on one of its factors.
+    """
+    left = [source]
+
+    def swap(arg: fx.Node) -> fx.Node:
+        return new if left and arg is left[0] and left.pop() else arg
+
+    node.args = fx.map_arg(node.args, swap)
 
 
 def _fold_batch_norms(module: fx.GraphModule) -> None:

@@ -22,6 +22,8 @@ from typing import Any
 
 from torch import nn
 
+from .errors import DirpruneError
+
 Resizer = Callable[[Any], None]
 
 RESIZERS: dict[str, Resizer] = {}
@@ -33,10 +35,20 @@ def register_resizer(kind: type[nn.Module] | str) -> Callable[[Resizer], Resizer
     Args:
         kind: the class, or its full name ("package.module.Class") where importing it is not worth
             its time.
+
+    Returns:
+        A decorator for the resizer, a function of the module, which it changes in place.
+
+    Raises:
+        DirpruneError: ``kind`` is neither, or the resizer is no function.
     """
+    if not isinstance(kind, str) and not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise DirpruneError(f"register_resizer: expected a class of modules, got {kind!r}")
     name = kind if isinstance(kind, str) else full_name(kind)
 
     def decorate(resizer: Resizer) -> Resizer:
+        if not callable(resizer):
+            raise DirpruneError(f"a resizer is a function of the module, got {resizer!r}")
         RESIZERS[name] = resizer
         return resizer
 
@@ -48,7 +60,13 @@ def resize(module: nn.Module) -> None:
     for kind in type(module).__mro__:
         resizer = RESIZERS.get(full_name(kind))
         if resizer is not None:
-            resizer(module)
+            try:
+                resizer(module)
+            except Exception as error:
+                name = type(error).__name__
+                raise DirpruneError(
+                    f"the resizer of {kind.__name__} fails: {name}: {error}"
+                ) from error
             return
 
 

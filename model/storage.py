@@ -17,6 +17,7 @@ from .replacement import replace_tensors, set_count, set_padding
 from .writing import atomic_path
 
 FORMAT = 1
+SHOWN = frozenset({"in_channels", "out_channels", "in_features", "out_features", "groups"})
 WEIGHTS, DESCRIPTION = "network.safetensors", "network.json"
 
 
@@ -28,7 +29,13 @@ def save(path: str | Path, network: nn.Module, *, notes: Mapping[str, Any] | Non
         network: a network of :func:`~dirprune.model.networks.build_network` (loads by itself) or
             any other (``load`` then needs ``network=``, the unpruned original).
         notes: anything JSON can hold, kept beside the weights (normalisation, class names).
+
+    Raises:
+        DirpruneError: something is there that is no saved network, or it cannot be written.
     """
+    path = Path(path)
+    if path.exists() and not is_saved(path):
+        raise DirpruneError(f"{path} is there and holds no saved network: it would be replaced")
     tensors = {
         name: tensor.detach().contiguous().clone()
         for name, tensor in network.state_dict(keep_vars=True).items()
@@ -41,10 +48,15 @@ def save(path: str | Path, network: nn.Module, *, notes: Mapping[str, Any] | Non
         "counts": _counts(network),
         "notes": dict(notes or {}),
     }
-    with atomic_path(Path(path)) as folder:
+    with atomic_path(path) as folder:
         folder.mkdir()
         save_file(tensors, folder / WEIGHTS)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
+
+
+def is_saved(path: Path) -> bool:
+    """Is it a folder that holds a saved network and nothing else, or nothing at all?"""
+    return path.is_dir() and {file.name for file in path.iterdir()} <= {WEIGHTS, DESCRIPTION}
 
 
 def _counts(network: nn.Module) -> dict[str, dict[str, int]]:
@@ -103,7 +115,7 @@ def load(path: str | Path, *, network: nn.Module | None = None) -> nn.Module:
             )
         try:
             network = build_known(**architecture)
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
             raise DirpruneError(f"{folder / DESCRIPTION}: bad architecture: {error}") from error
     _check_names(network, tensors, folder)
     replace_tensors(network, tensors)
@@ -149,7 +161,8 @@ def _restore_counts(network: nn.Module, module: str, numbers: Any, folder: Path)
     except AttributeError as error:
         raise DirpruneError(f"{place}: {error}") from error
     for name, number in given.items():
-        held = vars(owner).get(name)
+        # What tensors show (in_channels and the like) is never counted.
+        held = None if name in SHOWN else vars(owner).get(name)
         if type(number) is not int or type(held) is not int or not 0 < number <= held:
             raise DirpruneError(f"{place}: {name}={number!r} does not fit, the network has {held}")
         set_count(network, module, name, number)

@@ -205,19 +205,27 @@ def _compare(
     try:
         pruned = cut(reference, graph, kept)
         got = _run(pruned, *arguments)
+    except DirpruneError as error:
+        return f"it cannot be cut: {error}"
+    except Exception as error:
+        return (
+            f"it cannot be cut: the smaller network fails with {_line(error)!r}. If a module holds "
+            "a size that its parameters do not show (a number of heads), register_resizer mends it"
+        )
+    try:
         if trains:
             _train(pruned, *arguments)
     except Exception as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        return (
-            f"it cannot be cut: the smaller network fails with {line[:160]!r}. If a module holds a "
-            "size that its parameters do not show (a number of heads), register_resizer mends it"
-        )
+        return f"it cannot be cut: in train mode the smaller network fails with {_line(error)!r}"
     for a, b in zip(want, got, strict=True):
         scale = float(a.abs().max()) or 1.0
         if a.shape != b.shape or not float((a - b).abs().max()) <= tolerance * scale:
             return "it cannot be cut: the smaller network computes something else"
     return None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _trains(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -142,6 +142,15 @@ class SwitchedNetwork(nn.Module):
         self.example_inputs, self.example_kwargs = inputs, kwargs
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
         self.hyper_sites = check_prior(self.prior, self.sites, self.device)
+        if output is not None:
+            self._check_output()
+
+    def _check_output(self) -> None:
+        """Now, rather than in the first step of SVI."""
+        devices = [x.device for x in tree_leaves(self.example) if isinstance(x, Tensor)]
+        gains = {name: gain.to(devices[0]) for name, gain in self.unit_gains().items()}
+        with torch.no_grad():
+            self.outputs_at_gains(self.example, gains)
 
     @property
     def network(self) -> nn.Module:
@@ -256,7 +265,14 @@ class SwitchedNetwork(nn.Module):
         args, kwargs = self.arguments(inputs)
         out = self.body(gains, *args, **kwargs)
         if self._output is not None:
-            out = self._output(out)
+            try:
+                out = self._output(out)
+            except Exception as error:
+                raise DirpruneError(
+                    f"output= fails on the {type(out).__name__} that {type(self.network).__name__} "
+                    f"returns: {type(error).__name__}: {error}. It takes a function, as in "
+                    "output=lambda out: out['out']"
+                ) from error
         if not isinstance(out, Tensor):
             raise DirpruneError(
                 f"{type(self.network).__name__} returns a {type(out).__name__}, not a tensor: "

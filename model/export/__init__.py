@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from ..errors import DirpruneError, unknown_name
 from ..graph.trace import as_tuple, frozen_copy
 from ..graph.untraceable import first_line
+from ..storage import is_saved
 from ..writing import atomic_path
 from . import onnx_file, program, state
 from .reference import Reference, Run, make_reference
@@ -73,7 +74,7 @@ def check_target(path: Path, format: str) -> None:
         raise DirpruneError(f"{path}: {format} writes a folder, which is not named *{path.suffix}")
     if suffix and path.is_dir():
         raise DirpruneError(f"{path} is a folder: {format} writes a file")
-    if not suffix and path.exists() and not state.is_saved(path):
+    if not suffix and path.exists() and not is_saved(path):
         raise DirpruneError(f"{path} is there and holds no saved network: it would be replaced")
     if format == "onnx":
         onnx_file.check_packages()

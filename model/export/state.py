@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..errors import DirpruneError
-from ..storage import DESCRIPTION, WEIGHTS, load, read_description, save
+from ..storage import load, read_description, save
 from .reference import Reference, Run
 
 
@@ -53,8 +53,3 @@ def read(path: Path, network: nn.Module) -> Run:
         return [value for value in leaves if isinstance(value, Tensor)]
 
     return run
-
-
-def is_saved(path: Path) -> bool:
-    """Is it a folder of ``dirprune.save``, and nothing else?"""
-    return path.is_dir() and {p.name for p in path.iterdir()} <= {WEIGHTS, DESCRIPTION}

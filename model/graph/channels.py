@@ -20,11 +20,12 @@ from torch import Tensor, fx, nn
 from ..sites import Site, site_name
 from .examples import Examples
 from .labels import FIXED, UnionFind
+from .leftover import tell_leftovers
 from .numbers import settle_numbers
-from .propagation import Propagation, layer_of
+from .propagation import Propagation, layer_of, maker
 from .records import Product, Reader
 from .rules import RULES
-from .trace import module_of, trace
+from .trace import trace
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class ChannelGraph:
             if bool((units >= 0).all()):
                 layers.setdefault(frozenset(units.tolist()), layer_of(parameter))
         for product in self.products:
-            layers.setdefault(frozenset(product.units.tolist()), module_of(product.node))
+            layers.setdefault(frozenset(product.units.tolist()), maker(product.node))
         return tuple(
             (layer, torch.tensor(sorted(units)))
             for units, layer in layers.items()
@@ -208,6 +209,7 @@ def build_channel_graph(
     prop = Propagation(module, RULES, _aliases(network), attention)
     prop.run()
     settle_numbers(prop, network)
+    tell_leftovers(prop, network)
     return _gather(prop)
 
 
@@ -251,7 +253,7 @@ def _gather(prop: Propagation) -> ChannelGraph:
             classes.setdefault(find(x), len(classes))
     consumers: dict[int, list[str]] = {}
     for reading in readings:
-        by = layer_of(reading.weight) if isinstance(reading, Reader) else module_of(reading.node)
+        by = layer_of(reading.weight) if isinstance(reading, Reader) else maker(reading.node)
         for root in {components.find(x) for x in reading.ids.tolist() if x != FIXED}:
             names = consumers.setdefault(root, [])
             if by not in names:

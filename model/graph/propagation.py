@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .examples import Examples, find_examples
+from .examples import UNKNOWN, Examples, find_examples
 from .labels import FIXED, Labels, UnionFind
 from .origin import Origin, follow
 from .records import Padding, Product, Reader, Work
@@ -52,6 +52,7 @@ class Propagation:
         self.left_alone: dict[str, str] = {}  # layer -> reason, where it has no labels to freeze
         self._produced: dict[tuple[str, int | None], Tensor] = {}  # (parameter, its outputs' axis)
         self.examples: dict[fx.Node, Examples | None] = {}  # where they lie in each value
+        self._orders: dict[fx.Node, Examples | None] = {}  # the same, with those that are unknown
         self._labels: dict[fx.Node, Result] = {}
         self._origins: dict[fx.Node, Any] = {}  # of values that are computed from one parameter
         self._node: fx.Node | None = None  # the one whose rule is running
@@ -60,7 +61,8 @@ class Propagation:
     def run(self) -> None:
         """Propagate through all nodes; the network's output is frozen at the end."""
         for node in self.module.graph.nodes:
-            self.examples[node] = find_examples(node, op_name(node), self.examples)
+            self._orders[node] = find_examples(node, op_name(node), self._orders)
+            self.examples[node] = None if self._orders[node] is UNKNOWN else self._orders[node]
             self._origins[node] = self._origin(node)
             if node.op == "call_function":
                 self._labels[node] = self._apply(node)
@@ -280,6 +282,11 @@ def op_name(node: fx.Node) -> str:
         return str(getattr(target, "__name__", target))
     name = str(packet.__name__)
     return name if target.namespace == "aten" else f"{target.namespace}::{name}"
+
+
+def maker(node: fx.Node) -> str:
+    """The module whose forward made a node; in the network's own the operation's name."""
+    return module_of(node) or op_name(node)
 
 
 def layer_of(parameter: str) -> str:

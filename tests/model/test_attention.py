@@ -495,6 +495,123 @@ def test_attention_whose_averaged_weights_are_an_output_is_left_alone() -> None:
     assert "sums over units" in model.unprunable["attention"]
 
 
+class Stream(nn.Module):
+    """Two layers that read units, with something between them that moves the examples."""
+
+    def __init__(self, move: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 10), nn.Linear(10, 3)
+        self.move, self.back = move, back
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.b(self.move(self.a(x).relu())).relu()
+        return self.c(self.back(h).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("move", "back"),
+    [
+        (lambda h: h.flip(0), lambda h: h.flip(0)),
+        (lambda h: h[torch.arange(h.shape[0] - 1, -1, -1)], lambda h: h.flip(0)),
+        (lambda h: F.pad(h, (0, 0, 0, 0, 1, 0)), lambda h: h[1:]),
+        (lambda h: h.flip(0).flatten(0, 1).unflatten(0, (-1, 5)), lambda h: h.flip(0)),
+    ],
+    ids=["flipped", "looked up", "shifted", "flipped and merged"],
+)
+def test_gains_are_refused_where_nobody_knows_the_order_of_the_examples(
+    move: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]
+) -> None:
+    with pytest.raises(DirpruneError, match=r"a: it is not known which .* \(linear in b\)"):
+        SwitchedNetwork(Stream(move, back), torch.randn(3, 5, 6), num_data=10)
+
+
+@pytest.mark.parametrize(
+    ("move", "back"),
+    [
+        (lambda h: h.flip(1), lambda h: h[:, [0, 2]]),
+        (lambda h: torch.cat([h, 2 * h]), lambda h: sum(h.chunk(2))),
+        (lambda h: h.repeat(2, 1, 1), lambda h: h.chunk(2)[1]),
+        (lambda h: h.flatten(0, 1), lambda h: h.unflatten(0, (-1, 5))),
+    ],
+    ids=["other axis", "two copies", "repeated", "merged"],
+)
+def test_gains_follow_the_examples(
+    move: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 5, 6)
+    model = SwitchedNetwork(Stream(move, back), x, num_data=10)
+    assert set(model.sites) == {"a", "b"}
+    rows = {name: torch.rand(3, site.size) for name, site in model.sites.items()}
+    with torch.no_grad():
+        together = model.outputs_at_gains(x, rows)
+        for i in range(6):
+            own = {name: gains[i % 3, None] for name, gains in rows.items()}
+            # float32 rounding
+            assert torch.allclose(together[i], model.outputs_at_gains(x, own)[i], atol=1e-5)
+
+
+def test_the_gain_of_a_product_acts_once() -> None:
+    """Also where both factors are one value: twice the gain is twice the product."""
+
+    class Gram(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(25, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            return self.b(torch.einsum("btc,bsc->bts", h, h).flatten(1))
+
+    x = torch.randn(2, 5, 6)
+    model = SwitchedNetwork(Gram(), x, num_data=10)
+    twice = {name: 2 * gain for name, gain in model.unit_gains().items()}
+    with torch.no_grad():
+        torch.testing.assert_close(model.outputs_at_gains(x, twice), 2 * model.network(x))
+
+
+def test_every_layer_is_a_site_or_left_alone() -> None:
+    """Also one that eval mode never calls, and one whose weight is read by something else."""
+
+    class Forgotten(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.aux = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(6, 3)
+            self.odd = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(torch.einsum("bf,of->bo", x, self.odd.weight)).relu()
+            return self.b(h) + (self.aux(x) if self.training else 0)
+
+    model = SwitchedNetwork(Forgotten(), torch.randn(2, 6), num_data=10)
+    assert model.unprunable["aux"] == "aux.weight is not used in eval mode"
+    assert "einsum reads odd.weight" in model.unprunable["odd"]
+
+
+def test_a_resizer_that_fails_is_named() -> None:
+    try:
+
+        @register_resizer(Unnamed)
+        def _resize(module: Unnamed) -> None:
+            raise KeyError("oops")
+
+        model = SwitchedNetwork(
+            Classifier(nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 8), Unnamed(8, 4)), 8),
+            torch.randn(2, 5, 8), num_data=10,
+        )  # fmt: skip
+        assert "the resizer of Unnamed fails: KeyError: 'oops'" in model.unprunable["block.2.qkv"]
+    finally:
+        del RESIZERS[full_name(Unnamed)]
+
+
+@pytest.mark.parametrize("kind", [3, nn.Linear(2, 2), int])
+def test_a_resizer_is_of_a_class_of_modules(kind: Any) -> None:
+    with pytest.raises(DirpruneError, match="expected a class of modules"):
+        register_resizer(kind)
+    with pytest.raises(DirpruneError, match="function of the module"):
+        register_resizer(Unnamed)(kind if kind == 3 else None)
+
+
 @pytest.mark.parametrize(
     ("examples", "want"),
     [

@@ -223,9 +223,11 @@ GOOD = {"name": "resnet20", "num_classes": 3, "in_channels": 3, "size": 8}
         ({"counts": {"conv1": {"no_such": 1}}}, "no_such=1 does not fit"),
         ({"counts": {"conv1": {"forward": 1}}}, "forward=1 does not fit"),
         ({"counts": {"conv1": {"__class__": 1}}}, "__class__=1 does not fit"),
-        ({"counts": {"conv1": {"groups": 2}}}, "groups=2 does not fit, the network has 1"),
-        ({"counts": {"conv1": {"groups": 0}}}, "groups=0 does not fit"),
-        ({"counts": {"conv1": {"groups": "1"}}}, "groups='1' does not fit"),
+        ({"counts": {"conv1": {"groups": 1}}}, "groups=1 does not fit"),
+        ({"counts": {"bn1": {"num_features": 99}}}, "num_features=99 does not fit, the network"),
+        ({"counts": {"bn1": {"num_features": 0}}}, "num_features=0 does not fit"),
+        ({"counts": {"bn1": {"num_features": "8"}}}, "num_features='8' does not fit"),
+        ({"architecture": {**GOOD, "num_classes": 10**15}}, "bad architecture"),
         ({"paddings": {"layer2.0.shortcut": [float("inf"), 2]}}, "padding 'layer2.0.shortcut'"),
         ({"format": "1"}, "expected format 1"),
     ],
@@ -279,7 +281,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_saving_again_replaces_the_folder(saved: Path) -> None:
-    (saved / "stray").write_text("of before")
     save(saved, build_network("mlp", num_classes=3, in_channels=1, size=4))
     assert sorted(contents(saved)) == sorted([WEIGHTS, DESCRIPTION])
     assert type(load(saved)).__name__ == "MLP"
@@ -366,3 +367,16 @@ def test_padding_widths_are_stored(saved: Path) -> None:
     shortcut = load(saved).get_submodule("layer2.0.shortcut")
     assert isinstance(shortcut, PadShortcut)
     assert (shortcut.before, shortcut.after) == (8, 8)
+
+
+@pytest.mark.parametrize("there", ["file", "folder"])
+def test_what_is_no_saved_network_is_not_replaced(tmp_path: Path, there: str) -> None:
+    path = tmp_path / "mine"
+    if there == "file":
+        path.write_text("mine")
+    else:
+        path.mkdir()
+        (path / "mine.txt").write_text("mine")
+    with pytest.raises(DirpruneError, match="mine is there and holds no saved network"):
+        save(path, nn.Linear(2, 2))
+    assert (path if there == "file" else path / "mine.txt").read_text() == "mine"

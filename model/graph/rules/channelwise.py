@@ -7,10 +7,10 @@ from torch import fx
 
 from ..labels import Labels
 from ..propagation import Propagation, Result, Rule
+from ..schema import arguments
 from ..trace import shape_of
 from .elementwise import pointwise
 from .registry import register_rule
-from .schema import arguments
 
 
 def _keeps_channels(spatial: int) -> Rule:

@@ -11,11 +11,11 @@ from torch import Tensor, fx
 from ..labels import FIXED, Labels
 from ..propagation import Propagation, Result
 from ..records import Product, Work
+from ..schema import arguments
 from ..trace import is_tensor, module_of, shape_of
 from .elementwise import fits
 from .layers import mix, open_layer, positions
 from .registry import register_rule
-from .schema import arguments
 
 
 @dataclass(frozen=True)

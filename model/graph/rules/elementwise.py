@@ -9,9 +9,9 @@ from torch import Tensor, fx
 
 from ..labels import Labels
 from ..propagation import Propagation, Result, tensor_args
+from ..schema import arguments
 from ..trace import shape_of
 from .registry import register_rule
-from .schema import arguments
 
 
 def pointwise(prop: Propagation, node: fx.Node) -> Result:

@@ -11,9 +11,9 @@ from torch import Tensor, fx
 
 from ..labels import FIXED, Labels
 from ..propagation import Propagation, Result, layer_of
+from ..schema import arguments
 from ..trace import module_of, shape_of
 from .registry import register_rule
-from .schema import arguments
 
 
 def _name(prop: Propagation, node: fx.Node) -> str:

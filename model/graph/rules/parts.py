@@ -17,10 +17,10 @@ from torch import Tensor, fx
 
 from ..labels import FIXED, Labels
 from ..propagation import Propagation, Result, op_name
+from ..schema import arguments
 from ..trace import as_size, shape_of
 from .movement import movement
 from .registry import RULES, register_rule
-from .schema import arguments
 
 PRODUCTS = frozenset({"matmul", "bmm", "mm", "baddbmm", "einsum", "scaled_dot_product_attention"})
 

@@ -9,10 +9,10 @@ from torch import fx
 from ..labels import Labels
 from ..propagation import Propagation, Result, layer_of
 from ..records import Work
+from ..schema import arguments
 from ..trace import shape_of
 from .layers import mix, open_layer, positions, tie_groups
 from .registry import register_rule
-from .schema import arguments
 
 
 @register_rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
