@@ -163,7 +163,7 @@ def prior_predictive(
 def units_with_mass(switches: Tensor, mass: float = MASS) -> Tensor:
     """The least number of units whose switches sum to at least ``mass``: [S, K] -> [S].
 
-    >>> units_with_mass(torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.02, 0.98]])).tolist()
+    >>> units_with_mass(Tensor([[0.2, 0.5, 0.3], [0.0, 0.02, 0.98]])).tolist()
     [3, 1]
     """
     largest_first = switches.sort(-1, descending=True).values.cumsum(-1)
