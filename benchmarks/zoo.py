@@ -20,6 +20,7 @@ from torchvision import models
 
 from dirprune import Decision, SwitchedNetwork, load, mask, save
 from dirprune.model.graph import ChannelGraph, build_channel_graph
+from dirprune.model.surgery import without_empty_layers
 
 NAMES: tuple[str, ...] = tuple(models.list_models(module=models))
 STREAMS_WITH_LAYER_NORM = ("convnext", "maxvit", "swin_transformer", "vision_transformer")
@@ -159,16 +160,7 @@ def random_decision(model: SwitchedNetwork, share: float = 0.3, seed: int = 0) -
         ]
         for name, site in model.sites.items()
     }
-    keep = model.graph.keep_vector(kept)
-    for _, units in model.graph.needed:
-        if not bool(keep[units].any()):
-            keep[units[0]] = True
-    return Decision(
-        {
-            name: keep[start : start + model.sites[name].size].nonzero()[:, 0]
-            for name, start in model.graph.offsets.items()
-        }
-    )
+    return Decision(without_empty_layers(model.graph, kept))
 
 
 def switched(name: str) -> SwitchedNetwork:

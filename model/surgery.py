@@ -143,7 +143,7 @@ def find_failures(
             {n: u[: -(-len(u) // 3) if i % 2 else -1] for i, (n, u) in enumerate(other.items())},
         )
         for i, pattern in enumerate(patterns):
-            kept = _without_empty_layers(graph, pattern)
+            kept = without_empty_layers(graph, pattern)
             problem = _compare(reference, graph, kept, arguments, tolerance, in_training=i == 0)
             if problem is not None:
                 return problem
@@ -175,7 +175,7 @@ def find_failures(
     return failures
 
 
-def _without_empty_layers(graph: ChannelGraph, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_empty_layers(graph: ChannelGraph, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keep one unit more where a layer would have none."""
     keep = graph.keep_vector(kept)
     for _, units in graph.needed:

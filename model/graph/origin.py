@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from .trace import as_size, is_tensor, shape_of
 
-MOVES = frozenset(
+FOLLOWED = frozenset(
     "view reshape _unsafe_view flatten unflatten permute transpose t squeeze unsqueeze select "
     "slice split split_with_sizes chunk unbind expand narrow index index_select slice_scatter roll "
     "flip movedim swapaxes getitem".split()
@@ -80,7 +80,7 @@ def follow(node: fx.Node, operation: str, origins: dict[fx.Node, Any]) -> Any:
         if len([arg for arg in node.all_input_nodes if is_tensor(arg)]) > 1:
             return None
         return first
-    if operation not in MOVES or prod(first.shape) > LARGEST:
+    if operation not in FOLLOWED or prod(first.shape) > LARGEST:
         return None
 
     def indices(arg: Any) -> Any:

@@ -51,8 +51,7 @@ class Propagation:
         self.work: list[Work] = []
         self.left_alone: dict[str, str] = {}  # layer -> reason, where it has no labels to freeze
         self._produced: dict[tuple[str, int | None], Tensor] = {}  # (parameter, its outputs' axis)
-        self.examples: dict[fx.Node, Examples | None] = {}  # where they lie in each value
-        self._orders: dict[fx.Node, Examples | None] = {}  # the same, with those that are unknown
+        self._orders: dict[fx.Node, Examples | None] = {}  # where they lie in each value
         self._labels: dict[fx.Node, Result] = {}
         self._origins: dict[fx.Node, Any] = {}  # of values that are computed from one parameter
         self._node: fx.Node | None = None  # the one whose rule is running
@@ -62,7 +61,6 @@ class Propagation:
         """Propagate through all nodes; the network's output is frozen at the end."""
         for node in self.module.graph.nodes:
             self._orders[node] = find_examples(node, op_name(node), self._orders)
-            self.examples[node] = None if self._orders[node] is UNKNOWN else self._orders[node]
             self._origins[node] = self._origin(node)
             if node.op == "call_function":
                 self._labels[node] = self._apply(node)
@@ -133,6 +131,11 @@ class Propagation:
         if isinstance(found, list):
             raise TypeError(f"{node} is a tuple of tensors")
         return found
+
+    def examples(self, node: fx.Node) -> Examples | None:
+        """Where the examples lie in a value; None where there are none, or nobody knows where."""
+        found = self._orders[node]
+        return None if found is UNKNOWN else found
 
     def parameter(self, node: Any) -> str | None:
         """The name of the parameter or buffer that this argument is, else None.

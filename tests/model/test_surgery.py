@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from dirprune.model.decision import Decision
 from dirprune.model.errors import DirpruneError
 from dirprune.model.networks import WideResNet, build_network
-from dirprune.model.surgery import mask, prune
+from dirprune.model.surgery import mask, prune, without_empty_layers
 from dirprune.model.switched import SwitchedNetwork
 
 Randomise = Callable[[nn.Module], nn.Module]
@@ -68,16 +68,7 @@ def random_decision(model: SwitchedNetwork, seed: int, least: float = 0.0) -> De
         share = least + (1 - least) * float(torch.rand((), generator=generator))
         count = max(1, round(share * site.size))
         kept[name] = torch.randperm(site.size, generator=generator)[:count]
-    keep = model.graph.keep_vector(kept)
-    for _, units in model.graph.needed:
-        if not bool(keep[units].any()):
-            keep[units[0]] = True
-    return Decision(
-        {
-            name: keep[start : start + model.sites[name].size].nonzero()[:, 0]
-            for name, start in model.graph.offsets.items()
-        }
-    )
+    return Decision(without_empty_layers(model.graph, kept))
 
 
 def relative_difference(model: SwitchedNetwork, decision: Decision, images: Tensor) -> float:

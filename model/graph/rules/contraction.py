@@ -107,7 +107,7 @@ def _note_product(
 ) -> None:
     """Units that are seen through this sum alone: each is one of its terms, and can go."""
     source = first.node
-    examples = None if source is None else prop.examples[source]
+    examples = None if source is None else prop.examples(source)
     if source is None or examples is None:
         told = "it is not known which entries of its input are of which example"
         prop.refuse(node, told)

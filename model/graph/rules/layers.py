@@ -61,7 +61,7 @@ def open_layer(
         prop.refuse(node, f"its units do not lie along the {axis} axis")
         prop.freeze(out_ids, "its input has units along another axis")
         labels = None
-    if labels is not None and prop.examples[source] is None:
+    if labels is not None and prop.examples(source) is None:
         told = "it is not known which entries of its input are of which example"
         prop.refuse(node, told if has_examples(source) else "it reads the same for all examples")
         labels = None
@@ -74,7 +74,7 @@ def mix(prop: Propagation, node: fx.Node, layer: Layer, dim: int, per_pair: int)
     in_ids = layer.labels.ids if layer.labels else torch.full((features,), FIXED)
     axis = 0 if layer.out_axis else 1
     prop.bind(layer.weight, axis, in_ids)
-    examples = prop.examples[layer.source]
+    examples = prop.examples(layer.source)
     if layer.labels is not None and examples is not None:
         prop.readers.append(Reader(node, layer.source, layer.weight, dim, in_ids, axis, examples))
     if has_examples(node):  # a table is made once for all examples

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from dirprune.model.cost import count_macs
 from dirprune.model.decision import Decision
 from dirprune.model.graph import build_channel_graph
-from dirprune.model.surgery import mask, prune
+from dirprune.model.surgery import mask, prune, without_empty_layers
 from dirprune.model.switched import SwitchedNetwork
 
 
@@ -71,16 +71,7 @@ def decide(model: SwitchedNetwork, generator: torch.Generator) -> Decision:
     for name, site in model.sites.items():
         count = int(torch.randint(1, site.size + 1, (), generator=generator))
         kept[name] = torch.randperm(site.size, generator=generator)[:count]
-    keep = model.graph.keep_vector(kept)
-    for _, units in model.graph.needed:
-        if not bool(keep[units].any()):
-            keep[units[0]] = True
-    return Decision(
-        {
-            name: keep[start : start + model.sites[name].size].nonzero()[:, 0]
-            for name, start in model.graph.offsets.items()
-        }
-    )
+    return Decision(without_empty_layers(model.graph, kept))
 
 
 def gains_of(model: SwitchedNetwork, decision: Decision) -> dict[str, Tensor]:
