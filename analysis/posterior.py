@@ -15,7 +15,15 @@ from ..inference.fit import Fit
 from ..inference.loop import Loader
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
-from .evidence import COST_DRAWS, COST_IMAGES, DRAWS, fit_concentrations, removal_cost
+from .evidence import (
+    COST_DRAWS,
+    COST_IMAGES,
+    DRAWS,
+    fit_concentrations,
+    removal_cost,
+    store_evidence,
+)
+from .evidence.removal_cost import cost_evidence
 from .evidence.switches import (
     chosen_stats,
     draw_switches,
@@ -116,14 +124,10 @@ def posterior(
         "observed_data": plain(
             {"targets": targets}, ("image",) + ("target",) * (targets.dim() - 1)
         ),
-        "evidence": site_dataset(
-            {site: torch.stack([c[site] for c in costs]) for site in few}, ("chain", "draw")
-        ),
         "cost_table": xr.Dataset({"json": json.dumps(model.costs.to_dict())}),
     }
     if concentrations := fit_concentrations(fit):
         groups["concentration"] = site_dataset(concentrations, ("chain",))
-    groups["evidence"].attrs = {"criterion": "removal-cost", "unit": "nats"}
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -136,6 +140,11 @@ def posterior(
         "temperature": model.temperature,
         **{f"version_{name}": _version(name) for name in PACKAGES},
     }
+    if fit.examples is not None:
+        tree.attrs["examples"] = fit.examples
+    store_evidence(
+        tree, cost_evidence({n: torch.cat([c[n] for c in costs]) for n in few}, cost_inputs[1])
+    )
     if fit.stats:  # of all draws, those that were not taken too
         tree.attrs["divergences"] = sum(int(chain["diverging"].sum()) for chain in fit.stats)
     return tree

@@ -21,7 +21,8 @@ group                  variables                                dimensions
 ``cost_table``         ``json``                                 (scalar)
 ====================== ======================================== =================================
 
-Further criteria with draws get groups ``evidence_<criterion>`` of the same form.
+Further criteria get groups ``evidence_<criterion>`` of the same form, over units alone where they
+have no draws.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def unit_dim(site: str) -> str:
 
 
 def evidence_group(criterion: str) -> str:
-    """The group that holds a criterion's draws."""
-    return "evidence" if criterion == PRIMARY else f"evidence_{criterion}"
+    """The group that holds a criterion's scores or draws; options may follow its name."""
+    name = criterion.partition(":")[0]
+    return "evidence" if name == PRIMARY else f"evidence_{name}"
 
 
 def site_dataset(values: dict[str, Tensor], dims: tuple[str, ...]) -> xr.Dataset:

@@ -33,6 +33,8 @@ class Fit:
         history: one list of losses (negative ELBO estimates, in nats) per restart.
         seconds: wall time.
         settings: how it was run.
+        examples: forward and backward passes of single examples in all restarts; None for NUTS,
+            which does not count them.
         learned: per restart, what the model learned beside the guide, by name (the noise of a
             Gaussian likelihood); the model itself is left with that of the last one.
         draws: NUTS only: per chain, latent site -> [draws, *event shape], float64.
@@ -43,6 +45,7 @@ class Fit:
     history: list[list[float]]
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    examples: int | None = None
     learned: list[dict[str, Tensor]] = field(default_factory=list)
     draws: list[dict[str, Tensor]] = field(default_factory=list)
     stats: list[dict[str, Tensor]] = field(default_factory=list)
@@ -153,6 +156,7 @@ def fit(
             label="SVI" if restarts == 1 else f"SVI {restart + 1}/{restarts}",
         )
         fitted.history.append(losses)
+        fitted.examples = (fitted.examples or 0) + job.examples
         names = [name for name, p in model.named_parameters() if p.requires_grad]
         fitted.learned.append(
             {name: p.detach().clone() for name, p in zip(names, learned, strict=True)}

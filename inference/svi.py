@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..guides import check_elbo, elbo_for
 from ..model.errors import DirpruneError
@@ -53,7 +54,7 @@ class Svi:
             self.parameters.values(), lr=lr, betas=(0.9, 0.99), fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 1e-3, steps)
-        self.steps_done = 0
+        self.steps_done = self.examples = 0
         self._seen: tuple[Any, ...] | None = None
 
     def _check_statements(self, inputs: Any, targets: Tensor) -> None:
@@ -116,6 +117,7 @@ class Svi:
         self.optimizer.step()
         self.schedule.step()
         self.steps_done += 1
+        self.examples += len(tree_leaves(inputs)[0])
         return value
 
     def _gradient(self, inputs: Any, targets: Tensor) -> float:
@@ -163,6 +165,7 @@ class Svi:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "steps_done": self.steps_done,
+            "examples": self.examples,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -171,4 +174,4 @@ class Svi:
                 p.copy_(state["parameters"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.steps_done = state["steps_done"]
+        self.steps_done, self.examples = state["steps_done"], state["examples"]

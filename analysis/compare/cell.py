@@ -33,7 +33,7 @@ from ..diagnostics import importance, svi_convergence
 from ..diagnostics.elpd import elpd as elpd_of
 from ..diagnostics.elpd import mean_and_error
 from ..diagnostics.findings import spread_draws
-from ..evidence import evidence
+from ..evidence import evidence, store_evidence
 from ..held_out import held_out
 from ..posterior import posterior
 from ..tree import evidence_draws, load_tree, save_tree
@@ -182,7 +182,8 @@ def run_cell(
     tree["validation"] = xr.DataTree(scored)
     after_posterior = time.perf_counter()
     elbo, elbo_se = _elbo(model, fitted, tree, loader, cell.seed)
-    scores = evidence(criterion, model, tree, loader)
+    scores = evidence(criterion, model, fitted, loader)
+    store_evidence(tree, scores)
     accuracy: dict[str, Any] = {"original": evaluate(network, validation).percent}
     kept = {}
     for budget in budgets:

@@ -9,7 +9,35 @@ import torch
 from torch import Tensor
 
 from ...model.switched import SwitchedNetwork
+from .material import Material
+from .scores import Evidence, Passes, Scores
 from .switches import grid, take, usual_batch
+
+COST_DRAWS, COST_IMAGES = 32, 256
+
+
+def expected_removal_cost(
+    material: Material, *, draws: int = COST_DRAWS, images: int = COST_IMAGES
+) -> Evidence:
+    """Keep the units whose removal costs most: :func:`removal_cost` over the posterior.
+
+    Args:
+        material: a model, a Fit and a loader.
+        draws: of each restart.
+        images: training images, the same for every draw.
+    """
+    costs = material.under_draws(draws, images, removal_cost)
+    return cost_evidence(costs, material.images(images)[1])
+
+
+def cost_evidence(costs: Mapping[str, Tensor], targets: Tensor) -> Evidence:
+    """The evidence of :func:`removal_cost`, site -> [S, K], on these targets."""
+    pairs = len(next(iter(costs.values()))) * len(targets)
+    return Evidence(
+        {site: Scores(c.mean(0), c, "nats") for site, c in costs.items()},
+        Passes(pairs, pairs),
+        criterion="removal-cost",
+    )
 
 
 def removal_cost(

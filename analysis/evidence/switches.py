@@ -19,6 +19,8 @@ from ...inference.loop import Loader, move_batch, seed_generators, seed_of
 from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
 
+DRAWS = 400  # of a chain, where nothing else is said
+
 
 @dataclass(frozen=True)
 class Draws:

@@ -12,7 +12,19 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dirprune.analysis.evidence import CRITERIA, Scores, evidence, removal_cost
+from dirprune.analysis.evidence import (
+    CRITERIA,
+    Criterion,
+    Evidence,
+    Material,
+    Passes,
+    Scores,
+    evidence,
+    register_criterion,
+    removal_cost,
+    store_evidence,
+)
+from dirprune.analysis.evidence.stored import read_evidence
 from dirprune.analysis.evidence.switches import draw_switches, grid
 from dirprune.inference.fit import fit
 from dirprune.model.errors import DirpruneError
@@ -221,3 +233,74 @@ def test_scores_hold_what_they_are_given() -> None:
     assert scores.draws is None
     assert scores.across_sites
     assert math.isclose(float(scores.scores.sum()), 3)
+
+
+def test_what_it_took_is_counted(case: Case) -> None:
+    # conftest.py: two restarts; every epoch passes the 60 images once, forward and backward.
+    steps = sum(len(losses) for losses in case.fit.history)
+    assert case.fit.examples == 20 * steps
+    found = evidence("removal-cost", case.model, case.fit, case.loader, draws=3, images=10)
+    assert found.passes == Passes(60, 60)  # 2 restarts x 3 draws x 10 images
+    assert found.learning == Passes(20 * steps, 20 * steps)
+    assert found.passes.forwards == 180
+    assert evidence("removal-cost", None, case.tree).learning == found.learning
+
+
+def test_options_follow_the_name(case: Case) -> None:
+    spec = "removal-cost:draws=3:images=10"
+    found = evidence(spec, case.model, case.fit, case.loader)
+    other = evidence("removal-cost", case.model, case.fit, case.loader, draws=3, images=10)
+    assert found.criterion == other.criterion == spec
+    assert torch.equal(found["0"].scores, other["0"].scores)
+    for name, options, message in (
+        ("removal-cost:draw=3", {}, "has no option 'draw'. It has: draws=32, images=256"),
+        ("removal-cost:draws=2.5", {}, "expected a whole number, as in draws=32, got 2.5"),
+        ("removal-cost", {"draws": 0}, "expected a positive number, got 0"),
+        ("removal-cost:draws=3", {"draws": 3}, "draws given twice"),
+        ("removal-cost:3", {}, "expected removal-cost:OPTION=NUMBER"),
+    ):
+        with pytest.raises(DirpruneError, match=message):
+            evidence(name, case.model, case.fit, case.loader, **options)
+
+
+def test_stored_evidence_comes_back(case: Case) -> None:
+    tree = case.tree.copy(deep=True)
+    drawn = evidence("removal-cost:draws=3", case.model, case.fit, case.loader)
+    plain = Evidence(
+        {"0": Scores(torch.arange(6.0).double(), unit="images", across_sites=False),
+         "2": Scores(torch.ones(5).double(), unit="images", across_sites=False)},
+        Passes(7), criterion="mine:k=2",
+    )  # fmt: skip
+    store_evidence(tree, drawn)
+    store_evidence(tree, plain)
+    again = evidence("removal-cost", None, tree)
+    assert again.criterion == "removal-cost:draws=3"
+    assert torch.equal(again["2"].draws, drawn["2"].draws)
+    with pytest.raises(DirpruneError, match="needs a model, a Fit and a loader"):
+        evidence("removal-cost:draws=4", None, tree)
+    mine = read_evidence(tree, "mine")
+    assert mine["0"].draws is None
+    assert torch.equal(mine["0"].scores, plain["0"].scores)
+    assert not mine["0"].across_sites
+    assert (mine.passes, mine["0"].unit, mine.criterion) == (Passes(7), "images", "mine:k=2")
+
+
+def test_a_criterion_is_a_function_and_a_name(case: Case) -> None:
+    def index(material: Material, *, factor: float = 1.0) -> Evidence:
+        return Evidence(
+            {n: Scores(factor * torch.arange(s.size)) for n, s in material.model.sites.items()}
+        )
+
+    register_criterion("index", Criterion(index, "the unit's number"))
+    try:
+        found = evidence("index:factor=2", case.model, None)
+        assert found["0"].scores.tolist() == [0, 2, 4, 6, 8, 10]
+        assert (found.passes, found.learning) == (Passes(), Passes())
+        with pytest.raises(DirpruneError, match="exists already"):
+            register_criterion("index", Criterion(index, ""))
+        with pytest.raises(DirpruneError, match="'index' needs a model"):
+            evidence("index", None, None)
+    finally:
+        del CRITERIA["index"]
+    with pytest.raises(DirpruneError, match="expected a name without"):
+        register_criterion("a:b", Criterion(index, ""))

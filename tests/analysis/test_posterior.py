@@ -75,7 +75,10 @@ def test_attributes_say_where_it_comes_from(case: Case) -> None:
     assert json.loads(attrs["settings"]) == case.fit.settings
     assert attrs["version_torch"] == torch.__version__.split("+")[0] or attrs["version_torch"]
     assert json.loads(attrs["sites"])["0"] == [["0"], ["2"]]
-    assert case.tree["evidence"].attrs == {"criterion": "removal-cost", "unit": "nats"}
+    assert case.tree["evidence"].attrs == {
+            "criterion": "removal-cost", "unit": "nats", "across_sites": 1,
+            "passes": "[1920, 1920]",  # 2 chains x 32 draws x 30 images: see conftest.py
+        }  # fmt: skip
 
 
 def test_switches_are_on_the_simplex(case: Case) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from ..analysis.evidence import CRITERIA
+from ..analysis.evidence import parse_criterion
 from ..guides import check_options as check_guide
-from ..model.errors import DirpruneError, unknown_name
+from ..model.errors import DirpruneError
 from ..model.priors import make_prior
 from ..model.writing import atomic_write
 from .settings import Settings
@@ -31,9 +31,8 @@ OUTPUTS = (
 def check_options(settings: Settings) -> None:
     """Refuse unknown names and bad numbers before anything takes time."""
     check_guide(settings.guide, settings.guide_options or {})
-    if settings.evidence not in CRITERIA:
-        raise unknown_name("evidence", settings.evidence, CRITERIA)
-    if settings.evidence == "concentration" and settings.guide != "dirichlet":
+    criterion, _ = parse_criterion(settings.evidence)
+    if criterion == "concentration" and settings.guide != "dirichlet":
         raise DirpruneError(
             f"--evidence concentration needs --guide dirichlet: {settings.guide!r} has no "
             "concentrations. removal-cost works with any guide"

@@ -1,4 +1,4 @@
-"""``dirprune info``: the names that options take, and what guides and priors are."""
+"""``dirprune info``: the names that options take, and what guides, priors and criteria are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Mapping
 
-from ..analysis.evidence import CRITERIA
+from ..analysis.evidence import CRITERIA, Criterion
 from ..guides import GUIDES, Family
 from ..inference.data import data_names
 from ..model.errors import DirpruneError
@@ -35,7 +35,7 @@ def list_names(as_json: bool) -> str:
 
 
 def look_up(name: str, as_json: bool) -> str | None:
-    """All guides, all priors, or the one of that name; None where it may be a network's.
+    """All guides, priors or criteria, or the one of that name; None where it may be a network's.
 
     Raises:
         DirpruneError: the name is like one of these, and like no network's.
@@ -44,14 +44,18 @@ def look_up(name: str, as_json: bool) -> str | None:
         return list_guides(GUIDES, as_json)
     if name == "priors":
         return list_priors(PRIORS, as_json)
+    if name == "evidence":
+        return list_criteria(CRITERIA, as_json)
     family = name.partition(":")[0]  # a value or an option may follow
     if family in GUIDES:
         return list_guides({family: GUIDES[family]}, as_json)
     if family in PRIORS:
         return list_priors({family: PRIORS[family]}, as_json)
+    if family in CRITERIA:
+        return list_criteria({family: CRITERIA[family]}, as_json)
     if is_own(name) and name.rpartition(":")[2].isidentifier():
         return None
-    entries = ["guides", "priors", *GUIDES, *PRIORS]
+    entries = ["guides", "priors", "evidence", *GUIDES, *PRIORS, *CRITERIA]
     near = difflib.get_close_matches(name, [*NETWORKS, *entries], n=3)
     if name not in NETWORKS and near and near[0] in entries:
         raise DirpruneError(
@@ -91,4 +95,20 @@ def list_priors(priors: Mapping[str, PriorFamily], as_json: bool) -> str:
         form = ":".join([name, *map(str.upper, family.parameters)])
         usual = ":".join([name, *(f"{value:g}" for value in family.parameters.values())])
         lines += [f"{form}: {family.summary}", f"    default: {usual}"]
+    return "\n".join(lines)
+
+
+def list_criteria(criteria: Mapping[str, Criterion], as_json: bool) -> str:
+    """Criteria by name: what they are, what they read and their options."""
+    if as_json:
+        found = [
+            {"name": n, "summary": c.summary, "reads": c.reads, "options": c.options}
+            for n, c in criteria.items()
+        ]
+        return json.dumps(found, indent=1)
+    lines = []
+    for name, criterion in criteria.items():
+        options = ", ".join(f"{k}={v}" for k, v in criterion.options.items()) or "none"
+        reads = " and ".join(["the network", *criterion.reads])
+        lines += [f"{name}: {criterion.summary}", f"    reads {reads}; options: {options}"]
     return "\n".join(lines)

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from ..analysis.decide import decide
 from ..analysis.diagnostics import diagnose
-from ..analysis.evidence import evidence
+from ..analysis.evidence import evidence, store_evidence
 from ..analysis.held_out import held_out
 from ..analysis.latency_budget import check_latency
 from ..analysis.null_control import null_control
 from ..analysis.posterior import posterior
 from ..analysis.report import write_report
-from ..analysis.tree import load_tree, save_tree
+from ..analysis.tree import PRIMARY, load_tree, save_tree
 from ..guides import make_guide
 from ..inference.batchnorm import recalibrate
 from ..inference.evaluate import Accuracy, evaluate
@@ -215,6 +215,8 @@ class _Job:
             tree = posterior(model, fitted, batches, seed=s.seed)
             predicted = held_out(model, fitted, self._loader("validation"), seed=s.seed)
             tree["validation"] = xr.DataTree(predicted)
+            if s.evidence != PRIMARY:  # which is there
+                store_evidence(tree, evidence(s.evidence, model, fitted, batches))
             save_tree(tree, path)
         tree = load_tree(path)
         self.metrics["diagnostics"] = diagnose(tree, self.history)

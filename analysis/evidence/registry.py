@@ -1,0 +1,100 @@
+"""Criteria by name, and their options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...guides.families import parse_options
+from ...model.errors import DirpruneError, unknown_name
+from .concentration import concentration
+from .removal_cost import expected_removal_cost
+from .scores import Evidence
+
+POSTERIOR, IMAGES = "posterior", "images"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A criterion that has a name.
+
+    Attributes:
+        score: (:class:`~.material.Material`, **options) -> :class:`~.scores.Evidence`; its options
+            are numbers, keyword-only, with defaults.
+        summary: a line about it.
+        reads: what it needs beside the network: "posterior", "images", both or neither.
+    """
+
+    score: Callable[..., Evidence]
+    summary: str
+    reads: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its options with their defaults."""
+        parameters = inspect.signature(self.score).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+CRITERIA: dict[str, Criterion] = {
+    "removal-cost": Criterion(
+        expected_removal_cost,
+        "expected squared relative gradient of a gain over the posterior",
+        (POSTERIOR, IMAGES),
+    ),
+    "concentration": Criterion(
+        concentration, "posterior concentration of a Dirichlet guide", (POSTERIOR,)
+    ),
+}
+
+
+def register_criterion(name: str, criterion: Criterion) -> None:
+    """Make a criterion known by a name, to ``evidence`` and to the command line of this process.
+
+    Raises:
+        DirpruneError: the name is taken, or has a colon or a comma, which part options and names.
+    """
+    if name in CRITERIA:
+        raise DirpruneError(f"evidence {name!r} exists already")
+    if not name or any(mark in name for mark in ":, ="):
+        raise DirpruneError(f"evidence {name!r}: expected a name without spaces and :,=")
+    CRITERIA[name] = criterion
+
+
+def parse_criterion(spec: str) -> tuple[str, dict[str, float]]:
+    """A criterion with its options, as one writes them in a list of criteria.
+
+    >>> parse_criterion("removal-cost:draws=16")
+    ('removal-cost', {'draws': 16})
+
+    Raises:
+        DirpruneError: not of that form, an unknown criterion, or an option that it does not have.
+    """
+    name, *parts = spec.split(":")
+    if name not in CRITERIA:
+        raise unknown_name("evidence", name, CRITERIA)
+    options = parse_options(parts, f"evidence {spec!r}", f"{name}:OPTION=NUMBER:...")
+    check_options(name, options)
+    return name, options
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a criterion does not have, and values that are no positive numbers."""
+    known = CRITERIA[name].options
+    for option, value in options.items():
+        if option not in known:
+            has = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
+            raise DirpruneError(f"evidence {name!r} has no option {option!r}. It has: {has}")
+        whole = isinstance(known[option], int)
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            kind = "whole number" if whole else "number"
+            raise DirpruneError(
+                f"evidence {name!r}: option {option!r}: expected a {kind}, as in {option}="
+                f"{known[option]}, got {value!r}"
+            )
+        if value < 0 or (value == 0 and option != "seed"):
+            raise DirpruneError(
+                f"evidence {name!r}: option {option!r}: expected a positive number, got {value!r}"
+            )
