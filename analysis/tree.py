@@ -55,6 +55,12 @@ def evidence_group(criterion: str) -> str:
     return "evidence" if name == PRIMARY else f"evidence_{name}"
 
 
+def stored_criteria(tree: xr.DataTree) -> list[str]:
+    """The criteria whose evidence the tree holds."""
+    names = [n.removeprefix("evidence_") for n in tree.children if n.startswith("evidence_")]
+    return [*([PRIMARY] if evidence_group(PRIMARY) in tree.children else []), *names]
+
+
 def site_dataset(values: dict[str, Tensor], dims: tuple[str, ...]) -> xr.Dataset:
     """One variable per site over ``dims`` and the site's units, with integer coordinates."""
     data = {

@@ -9,7 +9,8 @@ gains: one step costs about as much as one forward and backward of the network a
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ class Gain(nn.Module):
         self._holder = holder
         self.dim, self.examples = consumer.dim, consumer.examples
         self.sites: list[str] = []
+        self._sizes: list[int] = []
         index = torch.full_like(consumer.units, FIXED)
         start = 0
         for name, offset in graph.offsets.items():
@@ -48,6 +50,7 @@ class Gain(nn.Module):
             here = (consumer.units >= offset) & (consumer.units < offset + size)
             if bool(here.any()):
                 self.sites.append(name)
+                self._sizes.append(size)
                 index[here] = consumer.units[here] - offset + start
                 start += size
         self.fixed = bool((index == FIXED).any())
@@ -75,6 +78,13 @@ class Gain(nn.Module):
             gain = gain if axis < self.dim else gain.T
         return x * gain.reshape(view)
 
+    def sum_by_unit(self, values: Tensor) -> dict[str, Tensor]:
+        """Values of the input features [features], summed over those of each unit: site -> [K]."""
+        if self.index is not None:
+            sums = values.new_zeros(sum(self._sizes) + self.fixed)
+            values = sums.index_add(0, self.index, values)
+        return dict(zip(self.sites, values.split([*self._sizes, int(self.fixed)]), strict=False))
+
 
 class SwitchedBody(nn.Module):
     """The traced network with gains; ``body(gains, *inputs)``, gains: site -> [rows, K]."""
@@ -90,6 +100,23 @@ class SwitchedBody(nn.Module):
             return self.graph_module(*inputs, **kwargs)
         finally:
             self._holder.values = {}
+
+    @contextmanager
+    def watched(self, look: Callable[[Gain, Tensor], None]) -> Iterator[None]:
+        """Within it, each forward pass shows ``look`` every gain and the value that it multiplies.
+
+        Consumers that read the same value share one gain, so that it is shown once.
+        """
+        handles = [
+            gain.register_forward_pre_hook(lambda gain, inputs: look(gain, inputs[0]))
+            for gain in self.modules()
+            if isinstance(gain, Gain)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _build(self, graph: ChannelGraph) -> fx.GraphModule:
         nodes: dict[fx.Node, fx.Node] = {}

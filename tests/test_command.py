@@ -160,7 +160,7 @@ def test_same_seed_same_result_in_another_process(finished: Path, second: Second
 
 def test_quiet_when_not_a_terminal(second: Second) -> None:
     assert second.err == ""
-    assert len(second.out.splitlines()) == 4
+    assert len(second.out.splitlines()) == 5
 
 
 def test_two_runs_do_not_share_a_folder(second: Second) -> None:
@@ -303,6 +303,30 @@ def test_info_lists_names(capsys: pytest.CaptureFixture[str]) -> None:
         assert name in text
 
 
+def test_info_lists_every_criterion(capsys: pytest.CaptureFixture[str]) -> None:
+    from dirprune.analysis.evidence import CRITERIA
+
+    assert main(["info", "evidence"]) == 0
+    text = capsys.readouterr().out
+    for name, criterion in CRITERIA.items():
+        assert f"{name}: {criterion.summary}\n" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert "reads the network, posterior and images; options: draws=32, images=256\n" in text
+    assert main(["info", "shapley"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "    reads the network and images; options: permutations=5, images=256, std=2.0, seed=0"
+    )
+    assert main(["info", "l1-norm"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "    reads the network; options: none"
+    assert main(["info", "evidence", "--json"]) == 0
+    found = {c["name"]: c for c in json.loads(capsys.readouterr().out)}
+    assert list(found) == list(CRITERIA)
+    assert found["taylor"]["reads"] == ["images"]
+    assert found["taylor"]["options"] == {"images": 4096, "batch": 32}
+    assert main(["info", "shaply"]) == 2
+    assert "unknown name 'shaply'; did you mean 'shapley'?" in capsys.readouterr().err
+
+
 def test_report_is_made_again(finished: Path) -> None:
     page = finished / "report.html"
     before = page.stat().st_mtime_ns
@@ -357,7 +381,17 @@ BAD = {
     "both": (["--include", "conv1", "--exclude", "conv1"], "both --include and --exclude"),
     "root": (["--out", "/"], "expected a folder for the results"),
     "out is a file": (["--out", "out.txt"], "is a file"),
-    "two budgets": (["--budget", "macs=0.5,keep=0.5"], "one number"),
+    "budget twice": (["--budget", "macs=0.5,macs=0.4"], "macs is given twice"),
+    "two searches": (["--budget", "max_drop=1,latency=0.5"], "give one of them"),
+    "points": (["--budget", "max_drop=100"], "points of accuracy, 0 to below 100"),
+    "points nan": (["--budget", "max_drop=nan"], "points of accuracy, 0 to below 100"),
+    "number": (["--budget", "macs=half"], "expected one number after '='"),
+    "widths form": (["--widths", "conv1:3"], "expected uniform, or SITE=UNITS"),
+    "widths twice": (["--widths", "conv1=3,conv1=4"], "conv1 is given twice"),
+    "widths and budget": (["--widths", "conv1=3", "--budget", "macs=0.5"], "need no --budget"),
+    "widths of nothing": (["--widths", "conv9=3", "--train-epochs", "1"], "the site 'conv9'"),
+    "too wide": (["--widths", "conv1=999", "--train-epochs", "1"], "from 1 to 16"),
+    "uniform and tiny": (["--widths", "uniform", "--budget", "macs=0.0001"], "smallest possible"),
     "missing weights": (["--weights", "nowhere.pt"], "nowhere.pt"),
     "folder": (["--data", "folder:nowhere"], "nowhere"),
     "mean": (["--mean", "a,b"], "expected numbers"),

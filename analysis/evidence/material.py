@@ -14,7 +14,7 @@ from ...inference.fit import Fit
 from ...inference.loop import Loader
 from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
-from ..tree import switches
+from ..tree import stored_criteria, switches
 from .switches import DRAWS, draw_switches, each_restart, fixed_images
 
 Source = Fit | xr.DataTree | None
@@ -85,4 +85,8 @@ class Material:
         return {site: torch.cat([part[site] for part in parts]) for site in few}
 
     def _lacks(self, what: str) -> DirpruneError:
-        return DirpruneError(f"evidence {self.criterion!r} needs {what}")
+        there = ""
+        if isinstance(self.source, xr.DataTree) and self.given_model is None:
+            held = [c for c in stored_criteria(self.source) if c != self.criterion]
+            there = f"; this file holds {', '.join(held)}" if held else ""
+        return DirpruneError(f"evidence {self.criterion!r} needs {what}{there}")

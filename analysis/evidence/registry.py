@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...guides.families import parse_options
 from ...model.errors import DirpruneError, unknown_name
+from .among_best import among_best
+from .apoz import apoz
+from .bn_scale import bn_scale
 from .concentration import concentration
+from .fisher import fisher
+from .leave_one_out import leave_one_out
+from .posterior_mean import posterior_mean
+from .random_scores import random
 from .removal_cost import expected_removal_cost
 from .scores import Evidence
+from .shapley import shapley
+from .snr import signal_to_noise
+from .structured_bayesian import bmrs, bmrs_uniform, structured_bayesian
+from .taylor import taylor
+from .weight_norms import l1_norm, l2_norm
 
 POSTERIOR, IMAGES = "posterior", "images"
 
@@ -46,6 +59,39 @@ CRITERIA: dict[str, Criterion] = {
     ),
     "concentration": Criterion(
         concentration, "posterior concentration of a Dirichlet guide", (POSTERIOR,)
+    ),
+    "mean": Criterion(posterior_mean, "posterior mean of a gain", (POSTERIOR,)),
+    "snr": Criterion(
+        signal_to_noise, "posterior mean of a switch over its standard deviation", (POSTERIOR,)
+    ),
+    "among-best": Criterion(
+        among_best, "posterior probability to be among the best share of a site", (POSTERIOR,)
+    ),
+    "fisher": Criterion(
+        fisher, "squared slope of each example's loss in a gain (OBD's diagonal)", (IMAGES,)
+    ),
+    "taylor": Criterion(
+        taylor, "squared slope of a batch's mean loss in a gain (Taylor-FO)", (IMAGES,)
+    ),
+    "leave-one-out": Criterion(
+        leave_one_out, "rise of the mean loss when the unit alone goes", (IMAGES,)
+    ),
+    "shapley": Criterion(
+        shapley, "Shapley value of the loss within a site: mean + std x its spread", (IMAGES,)
+    ),
+    "apoz": Criterion(apoz, "one minus the average percentage of zeros", (IMAGES,)),
+    "bn-scale": Criterion(bn_scale, "scale of the unit's batch norm"),
+    "l1-norm": Criterion(l1_norm, "L1 norm of the weights that produce the unit"),
+    "l2-norm": Criterion(l2_norm, "L2 norm of the weights that produce the unit"),
+    "random": Criterion(random, "at random: the floor"),
+    "sbp": Criterion(
+        structured_bayesian, "signal-to-noise of the log-normal noise that a unit bears", (IMAGES,)
+    ),
+    "bmrs": Criterion(
+        bmrs, "log evidence that a spike at zero loses against SBP's prior (BMRS_N)", (IMAGES,)
+    ),
+    "bmrs-uniform": Criterion(
+        bmrs_uniform, "log evidence that a prior cut to small noise loses (BMRS_U)", (IMAGES,)
     ),
 }
 
@@ -94,7 +140,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
                 f"evidence {name!r}: option {option!r}: expected a {kind}, as in {option}="
                 f"{known[option]}, got {value!r}"
             )
-        if value < 0 or (value == 0 and option != "seed"):
+        least = 1 if whole and option != "seed" else 0
+        if not least <= value < math.inf:
             raise DirpruneError(
-                f"evidence {name!r}: option {option!r}: expected a positive number, got {value!r}"
+                f"evidence {name!r}: option {option!r}: expected at least {least}, got {value!r}"
             )

@@ -255,7 +255,7 @@ def test_options_follow_the_name(case: Case) -> None:
     for name, options, message in (
         ("removal-cost:draw=3", {}, "has no option 'draw'. It has: draws=32, images=256"),
         ("removal-cost:draws=2.5", {}, "expected a whole number, as in draws=32, got 2.5"),
-        ("removal-cost", {"draws": 0}, "expected a positive number, got 0"),
+        ("removal-cost", {"draws": 0}, "expected at least 1, got 0"),
         ("removal-cost:draws=3", {"draws": 3}, "draws given twice"),
         ("removal-cost:3", {}, "expected removal-cost:OPTION=NUMBER"),
     ):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dirprune.model.body import SwitchedBody
+from dirprune.model.body import Gain, SwitchedBody
 from dirprune.model.graph import ChannelGraph, build_channel_graph
 from dirprune.model.graph.propagation import op_name
 from dirprune.model.networks import CifarResNet, WideResNet, build_network
@@ -196,3 +196,49 @@ def test_gains_do_not_outlive_a_pass(case: Case) -> None:
     with pytest.raises(KeyError):
         case.body({}, case.images)
     assert case.body._holder.values == {}
+
+
+def test_sums_by_unit_are_the_gradients_of_the_gains(case: Case) -> None:
+    # d/dg_k sum_j v_j g_unit(j) is the sum of v over the features of unit k.
+    seen: list[Gain] = []
+    with case.body.watched(lambda gain, x: seen.append(gain)):
+        case.body(case.ones(), case.images)
+    for gain in seen:
+        values = torch.randn(_features(gain, case), dtype=torch.float64)
+        gains = {name: g.requires_grad_() for name, g in case.ones().items()}
+        parts = [gains[name][0] for name in gain.sites]
+        flat = torch.cat([*parts, torch.ones(1, dtype=torch.float64)])
+        spread = flat[:-1] if gain.index is None else flat[gain.index]
+        slopes = torch.autograd.grad((spread * values).sum(), [gains[n] for n in gain.sites])
+        sums = gain.sum_by_unit(values)
+        assert list(sums) == gain.sites
+        for name, slope in zip(gain.sites, slopes, strict=True):
+            assert relative(sums[name], slope[0]) <= 1e-12
+
+
+def _features(gain: Gain, case: Case) -> int:
+    return (
+        sum(case.graph.sites[n].size for n in gain.sites) if gain.index is None else len(gain.index)
+    )
+
+
+def test_watched_shows_what_gains_multiply(case: Case) -> None:
+    # The value comes before its gain, so that the first one is the same under any gain.
+    def record(gains: dict[str, Tensor]) -> list[tuple[Gain, Tensor]]:
+        seen: list[tuple[Gain, Tensor]] = []
+        with case.body.watched(lambda gain, x: seen.append((gain, x))):
+            case.body(gains, case.images)
+        return seen
+
+    seen = record(case.ones())
+    assert len({gain for gain, _ in seen}) == len(seen)  # each once a pass
+    assert {name for gain, _ in seen for name in gain.sites} == set(case.graph.sites)
+    for gain, x in seen:
+        assert x.shape[gain.dim] == _features(gain, case)
+    first, x = seen[0]
+    changed = {n: g * (0.5 if n in first.sites else 1) for n, g in case.ones().items()}
+    assert torch.equal(record(changed)[0][1], x)
+    count = len(seen)
+    case.body(case.ones(), case.images)
+    assert len(seen) == count  # no longer watched
+    assert not any(module._forward_pre_hooks for module in case.body.modules())

@@ -109,6 +109,7 @@ def list_criteria(criteria: Mapping[str, Criterion], as_json: bool) -> str:
     lines = []
     for name, criterion in criteria.items():
         options = ", ".join(f"{k}={v}" for k, v in criterion.options.items()) or "none"
-        reads = " and ".join(["the network", *criterion.reads])
+        *others, last = "the network", *criterion.reads
+        reads = " and ".join([", ".join(others), last] if others else [last])
         lines += [f"{name}: {criterion.summary}", f"    reads {reads}; options: {options}"]
     return "\n".join(lines)
