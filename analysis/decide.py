@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ..inference.loop import Loader
 from ..model.cost import CostTable
 from ..model.decision import Decision
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
-from .budget import by_site, keep_within, smallest_share
+from .budget import by_site
+from .drop_budget import find_within_drop
 from .evidence import Scores
+from .flat_scores import flat_scores
 from .latency_budget import find_within_latency
 from .removal import site_units
+from .rule import Rule, Widths
 from .tree import cost_table
+from .widths import UNIFORM, check_widths
 
-Floats = NDArray[np.float64]
+COUNTED = ("macs", "params", "keep")
 
 
 def decide(
@@ -32,8 +37,11 @@ def decide(
     params: float | None = None,
     keep: float | None = None,
     latency: float | None = None,
+    max_drop: float | None = None,
+    widths: Widths = None,
     round_to: int | None = None,
     latency_inputs: Any = None,
+    validation: Loader | None = None,
 ) -> Decision:
     """Choose the units that stay, over all sites at once; the widths follow from the budget.
 
@@ -41,12 +49,18 @@ def decide(
     its removal saves now goes first, counted again after each removal, until the cost is at most
     the budget: it is within one unit of it.
     Scores that do not compare across sites (concentrations) are taken relative to their site's
-    mean, and not per cost.
+    mean, and not per cost; nor are those that compare but are no loss in nats (a scale, a ratio).
     With ``keep`` the units with the least score go, exactly so many. Ties go by index, and no site
     loses its last unit.
+    Several budgets all hold, each as an upper bound; where two bind, savings are weighed by how far
+    each is from being met (:func:`~.budget.keep_within`).
     With ``latency`` the widths are those of the largest ``macs`` whose network is *measured* to be
     within the bound, in the median and in three quarters of the rounds, timed in turns with the
     original (:func:`~.latency_budget.find_within_latency`).
+    With ``max_drop`` they are those of the smallest ``macs`` whose masked network loses at most so
+    many points of accuracy on each half of ``validation``, of which the first chooses and the
+    second confirms (:func:`~.drop_budget.find_within_drop`). Both searches are among the decisions
+    that meet the other budgets.
 
     Args:
         model: the switched network, or a DataTree of ``posterior`` (which holds the cost table).
@@ -57,70 +71,82 @@ def decide(
         keep: the share of all units that stays, in (0, 1], rounded to a whole number of units.
         latency: the share of the time that a forward pass may take, in (0, 1]; it needs the
             network, so a DataTree will not do.
+        max_drop: percentage points of accuracy that may be lost, before any recalibration or
+            fine-tuning; it needs the network and ``validation``.
+        widths: None lets the scores choose; "uniform" keeps the same share of every site, the
+            largest within the budgets (:func:`~.widths.keep_uniform`); a mapping site name ->
+            units keeps so many of each, the best by score, needs no budget and takes none. Criteria
+            are compared fairly at equal widths.
         round_to: every site's layers keep a multiple of so many channels, as hardware likes, or
             stay whole where they have fewer. The budget is then an upper bound (of ``keep`` too):
             units go in whole blocks, and come back where they fit. A layer that owns only some of a
             site's units (in a residual stream that grows) is not rounded by itself.
         latency_inputs: the batch to time, on the network's device; by default the model's example
             inputs. One thread of the CPU is used.
+        validation: batches of held-out images, which nothing before was chosen by.
 
     Returns:
         The decision; where the evidence has draws, with each unit's inclusion probability: the
         share of draws under which this rule, applied to that draw's scores, keeps the unit. After
-        ``latency`` the rule is that of the ``macs`` that was found, which stands with all measured
-        figures in ``settings["latency"]``.
+        ``latency`` or ``max_drop`` the rule is that of the ``macs`` that was found, which stands
+        with all measured figures in ``settings["latency"]`` or ``settings["max_drop"]``; uniform
+        widths leave their share in ``settings["share"]``.
 
     Raises:
-        DirpruneError: not exactly one budget, one that is out of range or cannot be met, or
-            evidence of another network.
+        DirpruneError: no budget, one that is out of range or cannot be met, or that does not go
+            with the others; widths that do not fit; evidence of another network.
     """
     table = cost_table(model) if isinstance(model, xr.DataTree) else model.costs
-    budgets = {"macs": macs, "params": params, "keep": keep, "latency": latency}
-    given = {name: value for name, value in budgets.items() if value is not None}
-    if len(given) != 1:
-        named = ", ".join(given) or "none"
-        raise DirpruneError(
-            f"expected one budget of macs=, params=, keep= or latency=, got {named}"
-        )
-    ((what, share),) = given.items()
-    if not (isinstance(share, int | float) and 0 < share <= 1):
-        raise DirpruneError(f"budget {what}={share}: expected a share in (0, 1]")
+    check_widths(table, widths)
+    budget = {
+        name: value
+        for name, value in {
+            "macs": macs, "params": params, "keep": keep, "latency": latency, "max_drop": max_drop,
+        }.items()
+        if value is not None
+    }  # fmt: skip
+    _check_budget(budget, widths)
     if round_to is not None and not (type(round_to) is int and round_to >= 1):
         raise DirpruneError(f"round_to={round_to}: expected a whole number of at least 1")
-    scores, draws = _gather(table, evidence)
-    fixed = np.concatenate([np.full(k, n not in evidence) for n, k in table.sites.items()])
-
-    # A score that means something within its site only cannot be weighed against a cost.
-    per_cost = what != "keep" and all(
-        s.across_sites for s in evidence.values() if isinstance(s, Scores)
-    )
-    block = round_to or 1
-
-    def rule(values: Floats, what: str, share: float) -> NDArray[np.bool_]:
-        return keep_within(table, values, fixed, what, share, per_cost=per_cost, round_to=block)
-
-    settings: dict[str, Any] = {"budget": {what: share}}
+    if isinstance(widths, Mapping) and round_to is not None:
+        raise DirpruneError("round_to rounds widths that follow from a budget: these are given")
+    scores, draws = flat_scores(table, evidence)
+    rule = rule_of(table, evidence, budget, widths, round_to)
+    settings: dict[str, Any] = {"budget": budget}
     if round_to is not None:
         settings["round_to"] = round_to
-    if what == "latency":
+    if widths is not None:
+        settings["widths"] = widths if isinstance(widths, str) else dict(widths)
+    if measured := {"latency", "max_drop"} & set(budget):
         if isinstance(model, xr.DataTree):
+            (what,) = measured
             raise DirpruneError(
-                f"budget latency={share}: latency is measured, which needs the network: give the "
-                "SwitchedNetwork rather than a DataTree"
+                f"budget {what}={budget[what]}: {_WHY[what]}: give the SwitchedNetwork rather than "
+                "a DataTree"
             )
-        found = find_within_latency(
-            model,
-            lambda macs: by_site(table, rule(scores, "macs", macs)),
-            share,
-            smallest_share(table, fixed, "macs", block),
-            latency_inputs,
-        )
-        settings["latency"] = found.to_dict()
-        what, share = "macs", found.macs
-    kept = by_site(table, rule(scores, what, share))
+
+        def choose(share: float) -> dict[str, Tensor]:
+            return by_site(table, rule.within(share)(scores))
+
+        smallest = rule.smallest_macs(scores)
+        if latency is not None:
+            timed = find_within_latency(model, choose, latency, smallest, latency_inputs)
+            settings["latency"] = timed.to_dict()
+            rule = rule.within(timed.macs)
+        elif max_drop is not None:
+            if validation is None:
+                raise DirpruneError(
+                    f"budget max_drop={max_drop}: expected validation=, batches of held-out images"
+                )
+            found = find_within_drop(model, choose, max_drop, smallest, validation)
+            settings["max_drop"] = found.to_dict()
+            rule = rule.within(found.candidate.macs)
+    if widths == UNIFORM:
+        settings["share"] = rule.uniform(scores)[1]
+    kept = by_site(table, rule(scores))
     inclusion: dict[str, Tensor] = {}
     if draws is not None:
-        probability = np.mean([rule(d, what, share) for d in draws], axis=0)
+        probability = np.mean([rule(d) for d in draws], axis=0)
         inclusion = {
             name: torch.from_numpy(probability[units].copy())
             for name, units in zip(table.sites, site_units(table), strict=True)
@@ -128,47 +154,82 @@ def decide(
     return Decision(kept, inclusion, settings)
 
 
-def _gather(
-    table: CostTable, evidence: Mapping[str, Scores] | Mapping[str, Tensor]
-) -> tuple[Floats, Floats | None]:
-    """Scores of all units in one vector, and their draws [S, units] if every site has them."""
-    for name in evidence:
-        if name not in table.sites:
+_WHY = {
+    "latency": "latency is measured, which needs the network",
+    "max_drop": "accuracy is measured, which needs the network and images",
+}
+
+
+def rule_of(
+    table: CostTable,
+    evidence: Mapping[str, Scores] | Mapping[str, Tensor],
+    budget: Mapping[str, float],
+    widths: Widths,
+    round_to: int | None,
+) -> Rule:
+    """The rule of these budgets, but for those that are measured."""
+    # A loss can be weighed against a cost. A score that means something within its site only, or a
+    # scale or a ratio, cannot: such criteria have a threshold for all sites.
+    weighable = all(
+        s.across_sites and s.unit in ("", "nats")
+        for s in evidence.values()
+        if isinstance(s, Scores)
+    )
+    return Rule(
+        table,
+        np.concatenate([np.full(k, n not in evidence) for n, k in table.sites.items()]),
+        {what: share for what, share in budget.items() if what in COUNTED},
+        widths,
+        round_to or 1,
+        per_cost=weighable and set(budget) != {"keep"},
+    )
+
+
+def draws_masks(
+    model: SwitchedNetwork,
+    evidence: Mapping[str, Scores],
+    decision: Decision,
+    number: int,
+) -> list[dict[str, Tensor]]:
+    """What so many draws of the evidence, evenly spaced, would keep by the decision's own rule."""
+    settings, table = decision.settings, model.costs
+    _, draws = flat_scores(table, evidence)
+    if draws is None:
+        return []
+    rule = rule_of(
+        table, evidence, settings["budget"], settings.get("widths"), settings.get("round_to")
+    )
+    for measured in ("latency", "max_drop"):
+        if measured in settings:
+            rule = rule.within(settings[measured]["macs"])
+    spaced = np.linspace(0, len(draws) - 1, min(number, len(draws))).round().astype(int)
+    return [by_site(table, rule(draws[i])) for i in spaced]
+
+
+def _check_budget(budget: Mapping[str, Any], widths: Widths) -> None:
+    """Refuse budgets that are out of range, or that do not go together."""
+    if isinstance(widths, Mapping):
+        if budget:
             raise DirpruneError(
-                f"evidence for the site {name!r}, which this network does not have "
-                f"(it has {', '.join(table.sites)}): it is of another network"
+                f"given widths need no budget, and take none: got {', '.join(budget)} too"
             )
-    parts: list[Floats] = []
-    drawn: list[Floats | None] = []
-    for name, size in table.sites.items():
-        item = evidence.get(name, torch.ones(size))
-        found = item if isinstance(item, Scores) else Scores(torch.as_tensor(item))
-        if found.scores.shape != (size,) or not bool(found.scores.isfinite().all()):
-            raise DirpruneError(
-                f"evidence for site {name!r}: expected {size} finite scores, got shape "
-                f"{list(found.scores.shape)}"
-                + ("" if bool(found.scores.isfinite().all()) else " with NaN or infinity")
-            )
-        values = found.scores.detach().double().cpu().numpy()
-        scale = 1.0 if found.across_sites else abs(float(values.mean())) or 1.0
-        parts.append(values / scale)
-        draws = found.draws
-        if draws is not None and (
-            draws.dim() != 2 or draws.shape[1] != size or not bool(draws.isfinite().all())
-        ):
-            raise DirpruneError(
-                f"evidence for site {name!r}: expected finite draws [S, {size}], got shape "
-                f"{list(draws.shape)}"
-                + ("" if bool(draws.isfinite().all()) else " with NaN or infinity")
-            )
-        drawn.append(None if draws is None else draws.detach().double().cpu().numpy() / scale)
-    with_draws = [d for d in drawn if d is not None]
-    sites_with_evidence = [n for n in table.sites if n in evidence]
-    if len(with_draws) < len(sites_with_evidence) or len({len(d) for d in with_draws}) != 1:
-        return np.concatenate(parts), None
-    number = len(with_draws[0])
-    filled = [
-        np.broadcast_to(p, (number, len(p))) if d is None else d
-        for p, d in zip(parts, drawn, strict=True)
-    ]
-    return np.concatenate(parts), np.concatenate(filled, axis=1)
+        return
+    if not budget:
+        raise DirpruneError(
+            "expected a budget of macs=, params=, keep=, latency= or max_drop= (or several), got "
+            "none"
+        )
+    for what, value in budget.items():
+        number = isinstance(value, int | float)
+        if what == "max_drop":
+            if not (number and math.isfinite(value) and 0 <= value < 100):
+                raise DirpruneError(
+                    f"budget max_drop={value}: expected points of accuracy, from 0 to below 100"
+                )
+        elif not (number and 0 < value <= 1):
+            raise DirpruneError(f"budget {what}={value}: expected a share in (0, 1]")
+    if {"latency", "max_drop"} <= set(budget):
+        raise DirpruneError(
+            "budgets latency and max_drop are both met by search, one for the largest network and "
+            "one for the smallest: give one of them"
+        )

@@ -77,7 +77,7 @@ def check_latency(
     units = model.costs.num_units
     none, ones = np.zeros(units, dtype=bool), np.ones(units)
     smallest = smallest_share(model.costs, none, "macs", round_to)
-    kept = keep_within(model.costs, ones, none, "macs", smallest, round_to=round_to)
+    kept = keep_within(model.costs, ones, none, {"macs": smallest}, round_to=round_to)
     found = _measure(model, smallest, by_site(model.costs, kept), inputs, FINAL_ROUNDS)
     _refuse(found, bound)
 

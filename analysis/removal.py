@@ -131,15 +131,49 @@ class Removable:
                 self.blocked[self._sets[i]] = True
 
 
+class Costs:
+    """What a decision in the making costs in every budget, beside what each allows."""
+
+    def __init__(self, costs: Sequence[Cost], targets: Sequence[int]) -> None:
+        self._costs, self._targets = list(costs), list(targets)
+
+    def remove(self, unit: int) -> None:
+        for cost in self._costs:
+            cost.remove(unit)
+
+    def restore(self, unit: int) -> None:
+        for cost in self._costs:
+            cost.restore(unit)
+
+    @property
+    def left(self) -> list[int]:
+        """The cost in each budget."""
+        return [cost.cost for cost in self._costs]
+
+    @property
+    def over(self) -> list[int]:
+        """By how much each budget is exceeded; 0 where it is met."""
+        return [max(0, c.cost - t) for c, t in zip(self._costs, self._targets, strict=True)]
+
+    @property
+    def met(self) -> bool:
+        return not any(self.over)
+
+    def price(self, unit: int) -> float:
+        """What a removed unit costs when it comes back: the largest share of a target."""
+        pairs = zip(self._costs, self._targets, strict=True)
+        return max(cost.price(unit) / max(target, 1) for cost, target in pairs)
+
+
 class Blocks:
     """The decision itself: units that are to go wait until their site's block of them is full.
 
     The first block of a site is what it has over a multiple.
     """
 
-    def __init__(self, table: CostTable, cost: Cost, sizes: Sequence[int]) -> None:
+    def __init__(self, table: CostTable, costs: Costs, sizes: Sequence[int]) -> None:
         self.kept = np.ones(table.num_units, dtype=bool)
-        self.cost = cost
+        self.costs = costs
         self._sites, self._sizes = list(site_units(table)), sizes
         self._site_of = np.repeat(np.arange(len(sizes)), [len(units) for units in self._sites])
         self._waiting: list[list[int]] = [[] for _ in sizes]
@@ -153,13 +187,13 @@ class Blocks:
         waiting.append(unit)
         if len(waiting) == self._full[site]:
             for u in waiting:
-                self.cost.remove(u)
+                self.costs.remove(u)
             self.kept[waiting] = False
             waiting.clear()
             self._full[site] = self._sizes[site]
 
-    def fill(self, scores: Floats, target: int) -> None:
-        """Take back whole blocks while the cost stays within the target, best first."""
+    def fill(self, scores: Floats) -> None:
+        """Take back whole blocks while the costs stay within their targets, best first."""
         gone: dict[int, list[int]] = {}  # site -> removed units, best first
         for site, numbers in enumerate(self._sites):
             removed = numbers[~self.kept[numbers]]
@@ -168,23 +202,23 @@ class Blocks:
             site = max(gone, key=lambda s: scores[gone[s][: self._sizes[s]]].mean())
             units, size = gone[site], self._sizes[site]
             block = units[:size]
-            if self._fits(block, target):
+            if self._fits(block):
                 for unit in block:
-                    self.cost.restore(unit)
+                    self.costs.restore(unit)
                 self.kept[block] = True
                 gone[site] = units[size:]
                 continue
             # Prices only rise, so that what does not fit now never will.
-            prices = {unit: self.cost.price(unit) for unit in units}
-            if self._fits(sorted(units, key=lambda u: prices[u])[:size], target):
+            prices = {unit: self.costs.price(unit) for unit in units}
+            if self._fits(sorted(units, key=lambda u: prices[u])[:size]):
                 units.remove(max(block, key=lambda u: prices[u]))
             else:
                 del gone[site]
 
-    def _fits(self, units: Sequence[int], target: int) -> bool:
+    def _fits(self, units: Sequence[int]) -> bool:
         for unit in units:
-            self.cost.restore(unit)
-        fits = self.cost.cost <= target
+            self.costs.restore(unit)
+        fits = self.costs.met
         for unit in units:
-            self.cost.remove(unit)
+            self.costs.remove(unit)
         return fits

@@ -139,11 +139,11 @@ def test_exactly_so_many_units_stay(data: st.DataObject, table: CostTable, share
     units = table.num_units
     wanted = int(Fraction(str(share)) * units + Fraction(1, 2))
     try:
-        kept = keep_within(table, scores, fixed, "keep", share)
+        kept = keep_within(table, scores, fixed, {"keep": share})
     except DirpruneError as error:
         smallest = float(str(error).rsplit("keep=", 1)[1])
         assert smallest > share
-        assert keep_within(table, scores, fixed, "keep", smallest).sum() > wanted
+        assert keep_within(table, scores, fixed, {"keep": smallest}).sum() > wanted
         return
     assert kept.sum() == wanted
     assert valid(table, kept, fixed)
@@ -160,10 +160,10 @@ def test_exactly_so_many_units_stay(data: st.DataObject, table: CostTable, share
 def test_ties_go_by_index() -> None:
     table = CostTable({"a": 4, "b": 2}, (0, []), (0, []))
     none = np.zeros(6, dtype=bool)
-    kept = keep_within(table, np.ones(6), none, "keep", 0.5)
+    kept = keep_within(table, np.ones(6), none, {"keep": 0.5})
     assert kept.tolist() == [False, False, False, True, True, True]
     # never the last of a site
-    assert keep_within(table, np.arange(6.0), none, "keep", 1 / 3).tolist() == [
+    assert keep_within(table, np.arange(6.0), none, {"keep": 1 / 3}).tolist() == [
         False, False, False, True, False, True,
     ]  # fmt: skip
 
@@ -171,11 +171,11 @@ def test_ties_go_by_index() -> None:
 def test_half_a_unit_is_rounded_up_and_shares_are_decimals() -> None:
     table = CostTable({"a": 5}, (0, []), (0, []))
     none = np.zeros(5, dtype=bool)
-    assert keep_within(table, np.arange(5.0), none, "keep", 0.5).sum() == 3
-    assert keep_within(table, np.arange(5.0), none, "keep", 0.3).sum() == 2  # 1.5
+    assert keep_within(table, np.arange(5.0), none, {"keep": 0.5}).sum() == 3
+    assert keep_within(table, np.arange(5.0), none, {"keep": 0.3}).sum() == 2  # 1.5
     table = CostTable({"a": 50}, (0, []), (0, []))
     # 0.29 x 50 = 14.499999999999998 in floating point, and 14.5 on paper
-    assert keep_within(table, np.arange(50.0), np.zeros(50, dtype=bool), "keep", 0.29).sum() == 15
+    assert keep_within(table, np.arange(50.0), np.zeros(50, dtype=bool), {"keep": 0.29}).sum() == 15
 
 
 # -- macs and params -------------------------------------------------------------------------------
@@ -189,12 +189,12 @@ def test_within_the_budget_by_one_unit_and_valid(
     scores, fixed = scores_of(data, table), fixed_of(data, table)
     target = Fraction(str(share)) * total(table, what, np.ones(len(scores), dtype=bool))
     try:
-        kept = keep_within(table, scores, fixed, what, share, per_cost=per_cost)
+        kept = keep_within(table, scores, fixed, {what: share}, per_cost=per_cost)
     except DirpruneError as error:
         smallest = float(str(error).rsplit("=", 1)[1])
         assert smallest > share
         assert valid(
-            table, keep_within(table, scores, fixed, what, smallest, per_cost=per_cost), fixed
+            table, keep_within(table, scores, fixed, {what: smallest}, per_cost=per_cost), fixed
         )
         return
     assert total(table, what, kept) <= target
@@ -215,7 +215,7 @@ def test_the_rule_is_the_one_in_its_docstring(
     scores, fixed = scores_of(data, table, least=-3), fixed_of(data, table)
     expected = naive_within(table, scores, fixed, what, share, per_cost)
     if expected is not None:
-        kept = keep_within(table, scores, fixed, what, share, per_cost=per_cost)
+        kept = keep_within(table, scores, fixed, {what: share}, per_cost=per_cost)
         assert kept.tolist() == expected.tolist()
 
 
@@ -232,10 +232,10 @@ def test_a_site_whose_best_unit_is_too_dear_keeps_a_cheaper_one() -> None:
     # By score the dear unit 1 would be the last one of its site, and exceed the budget alone.
     table = plain_table({"a": 3}, [1, 90, 2])
     none = np.zeros(3, dtype=bool)
-    kept = keep_within(table, np.array([1.0, 1e6, 2.0]), none, "macs", 0.05, per_cost=True)
+    kept = keep_within(table, np.array([1.0, 1e6, 2.0]), none, {"macs": 0.05}, per_cost=True)
     assert kept.tolist() == [True, False, True]  # 3 of 93, at most 4
     # and where it fits it stays
-    kept = keep_within(table, np.array([1.0, 1e6, 2.0]), none, "macs", 0.97, per_cost=True)
+    kept = keep_within(table, np.array([1.0, 1e6, 2.0]), none, {"macs": 0.97}, per_cost=True)
     assert kept.tolist() == [False, True, False]  # unit 0 at 1/1 before unit 2 at 2/2: by index
 
 
@@ -243,17 +243,17 @@ def test_per_cost_prefers_what_saves_most() -> None:
     table = plain_table({"a": 3}, [1, 10, 10])
     none, scores = np.zeros(3, dtype=bool), np.array([1.0, 2.0, 3.0])
     # 2/10 < 3/10 < 1/1: unit 1 goes first, then 2; by score alone unit 0 goes, then 1
-    assert keep_within(table, scores, none, "macs", 0.6, per_cost=True).tolist() == [
+    assert keep_within(table, scores, none, {"macs": 0.6}, per_cost=True).tolist() == [
         True,
         False,
         True,
     ]
-    assert keep_within(table, scores, none, "macs", 0.5, per_cost=True).tolist() == [
+    assert keep_within(table, scores, none, {"macs": 0.5}, per_cost=True).tolist() == [
         True,
         False,
         False,
     ]
-    assert keep_within(table, scores, none, "macs", 0.5, per_cost=False).tolist() == [
+    assert keep_within(table, scores, none, {"macs": 0.5}, per_cost=False).tolist() == [
         False,
         False,
         True,
@@ -263,14 +263,14 @@ def test_per_cost_prefers_what_saves_most() -> None:
 def test_a_unit_that_does_harm_goes_first() -> None:
     table = plain_table({"a": 4}, [10, 10, 10, 1])
     none, scores = np.zeros(4, dtype=bool), np.array([1.0, 2.0, 3.0, -0.1])
-    assert keep_within(table, scores, none, "macs", 0.99, per_cost=True).tolist() == [
+    assert keep_within(table, scores, none, {"macs": 0.99}, per_cost=True).tolist() == [
         True,
         True,
         True,
         False,
     ]
     # at the full budget nothing has to go
-    assert keep_within(table, scores, none, "macs", 1.0, per_cost=True).all()
+    assert keep_within(table, scores, none, {"macs": 1.0}, per_cost=True).all()
 
 
 @given(st.integers(1, 999))
@@ -278,7 +278,7 @@ def test_a_budget_is_the_decimal_that_was_written(part: int) -> None:
     # 29 of 100 fits macs=0.29, though 0.29 * 100 is 28.999999999999996.
     table = plain_table({"a": 2}, [part, 1000 - part])
     none, scores = np.zeros(2, dtype=bool), np.array([1e6, 0.0])
-    kept = keep_within(table, scores, none, "macs", part / 1000, per_cost=True)
+    kept = keep_within(table, scores, none, {"macs": part / 1000}, per_cost=True)
     assert kept.tolist() == [True, False]
 
 
@@ -287,9 +287,9 @@ def test_the_least_unit_of_a_set_inside_a_site_stays() -> None:
     table = plain_table({"a": 4}, [1, 1, 1, 1])
     table.needed = [[0, 1]]
     none, scores = np.zeros(4, dtype=bool), np.array([1.0, 2.0, 3.0, 4.0])
-    assert keep_within(table, scores, none, "keep", 0.25).tolist() == [False, True, False, False]
-    assert keep_within(table, scores, none, "keep", 0.5).tolist() == [False, True, False, True]
-    kept = keep_within(table, scores, none, "params", 0.25, per_cost=True)
+    assert keep_within(table, scores, none, {"keep": 0.25}).tolist() == [False, True, False, False]
+    assert keep_within(table, scores, none, {"keep": 0.5}).tolist() == [False, True, False, True]
+    kept = keep_within(table, scores, none, {"params": 0.25}, per_cost=True)
     assert kept.tolist() == [False, True, False, False]
 
 
@@ -306,7 +306,7 @@ def test_ten_thousand_units_and_four_draws() -> None:
     generator: Any = np.random.default_rng(0)
     none = np.zeros(10_000, dtype=bool)
     for _ in range(4):
-        kept = keep_within(table, generator.random(10_000), none, "macs", 0.3, per_cost=True)
+        kept = keep_within(table, generator.random(10_000), none, {"macs": 0.3}, per_cost=True)
         assert total_fast(table, kept) <= 0.3 * 9 * 9 * 10**6
         assert total_fast(table, kept) > 0.299 * 9 * 9 * 10**6
 
@@ -323,7 +323,7 @@ def test_an_impossible_budget_names_the_smallest_possible(share: float) -> None:
     table = plain_table({"a": 3, "b": 3}, [1, 2, 3, 4, 5, 6])
     none = np.zeros(6, dtype=bool)
     with pytest.raises(DirpruneError, match=r"least 5 must stay.*possible is macs=0\.2381"):
-        keep_within(table, np.ones(6), none, "macs", share, per_cost=True)
-    assert keep_within(table, np.ones(6), none, "macs", 0.2381, per_cost=True).sum() == 2
+        keep_within(table, np.ones(6), none, {"macs": share}, per_cost=True)
+    assert keep_within(table, np.ones(6), none, {"macs": 0.2381}, per_cost=True).sum() == 2
     with pytest.raises(DirpruneError, match=r"at least 2 must stay.*keep=0\.3334"):
-        keep_within(table, np.ones(6), none, "keep", share)
+        keep_within(table, np.ones(6), none, {"keep": share})

@@ -260,8 +260,29 @@ def test_a_share_lies_in_0_to_1(
         decide(model, scores, latency=share)
 
 
-def test_one_budget_and_a_network(model: SwitchedNetwork, case: Case) -> None:
-    with pytest.raises(DirpruneError, match=r"expected one budget of .*, got keep, latency"):
-        decide(model, {}, latency=0.5, keep=0.5)
+def test_within_the_other_budgets(
+    model: SwitchedNetwork, scores: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency_budget, "measure_latency", Bench(affine))
+    costs = model.costs
+    # The parameters bind: the network that meets them is within the latency as it is.
+    by_params = decide(model, scores, latency=0.9, params=0.3)
+    alone = decide(model, scores, params=0.3)
+    assert all(torch.equal(units, alone.kept[name]) for name, units in by_params.kept.items())
+    assert by_params.settings["latency"]["macs"] == 1
+    # The latency binds.
+    by_latency = decide(model, scores, latency=0.5, params=0.9)
+    alone = decide(model, scores, latency=0.5)
+    assert all(torch.equal(units, alone.kept[name]) for name, units in by_latency.kept.items())
+    assert costs.total("params", by_latency.kept) <= 0.9 * costs.total("params")
+    assert by_latency.settings["budget"] == {"params": 0.9, "latency": 0.5}
+    # Uniform widths are searched as well, and found again by their share.
+    uniform = decide(model, scores, latency=0.5, widths="uniform")
+    again = decide(model, scores, keep=uniform.settings["share"], widths="uniform")
+    assert all(torch.equal(units, again.kept[name]) for name, units in uniform.kept.items())
+    assert affine(prune(model, uniform)) <= 0.5 * affine(model.network)
+
+
+def test_it_takes_a_network(case: Case) -> None:
     with pytest.raises(DirpruneError, match="latency is measured, which needs the network"):
         decide(case.tree, {"0": torch.ones(6), "2": torch.ones(5)}, latency=0.5)

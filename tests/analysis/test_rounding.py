@@ -124,7 +124,7 @@ def test_the_decision_is_one_of_all_that_there_are_and_not_needlessly_small(
     options: dict[str, Any] = {"per_cost": per_cost and what != "keep", "round_to": round_to}
     said = ""
     try:
-        kept = keep_within(table, scores, fixed, what, share, **options)
+        kept = keep_within(table, scores, fixed, {what: share}, **options)
     except DirpruneError as error:
         said = str(error)
     # It refuses exactly where nothing fits, and names what would.
@@ -133,7 +133,7 @@ def test_the_decision_is_one_of_all_that_there_are_and_not_needlessly_small(
         smallest = float(said.rsplit("=", 1)[1])
         assert smallest == smallest_share(table, fixed, what, round_to) > share
         assert f"at least {min(every):,} must stay" in said
-        keep_within(table, scores, fixed, what, smallest, **options)
+        keep_within(table, scores, fixed, {what: smallest}, **options)
         return
     assert cost(table, what, kept) <= target
     assert allowed(table, kept, fixed, round_to)
@@ -156,7 +156,7 @@ def test_units_of_a_site_may_differ_in_cost(
     none = np.zeros(n, dtype=bool)
     share = share_at(table, none, what, round_to, max(place, 0))
     kept = keep_within(
-        table, scores, none, what, share, per_cost=per_cost and what != "keep", round_to=round_to
+        table, scores, none, {what: share}, per_cost=per_cost and what != "keep", round_to=round_to
     )
     assert cost(table, what, kept) <= target_of(what, share, cost(table, what, ~none))
     assert allowed(table, kept, none, round_to)
@@ -230,7 +230,7 @@ def test_the_rule_is_the_one_in_its_docstring(
         want = naive(table, scores, what, target, round_to, per_cost)
     except ValueError:  # no candidate is left
         return
-    got = keep_within(table, scores, none, what, share, per_cost=per_cost, round_to=round_to)
+    got = keep_within(table, scores, none, {what: share}, per_cost=per_cost, round_to=round_to)
     assert got.tolist() == want.tolist()
 
 
@@ -262,10 +262,10 @@ def test_channels_are_counted_and_not_units() -> None:
 
 def test_what_a_site_has_over_a_multiple_goes_under_any_budget() -> None:
     table = plain_table({"a": 20, "b": 7, "c": 16}, {name: [1] for name in "abc"})
-    kept = keep_within(table, np.arange(43.0), np.zeros(43, dtype=bool), "macs", 1.0, round_to=8)
+    kept = keep_within(table, np.arange(43.0), np.zeros(43, dtype=bool), {"macs": 1.0}, round_to=8)
     assert (~kept).nonzero()[0].tolist() == [0, 1, 2, 3]  # the least of the first site, and no more
     fixed = np.arange(43) < 20
-    assert keep_within(table, np.ones(43), fixed, "macs", 1.0, round_to=8).all()
+    assert keep_within(table, np.ones(43), fixed, {"macs": 1.0}, round_to=8).all()
 
 
 def test_slack_is_filled_with_what_went_before() -> None:
@@ -273,11 +273,11 @@ def test_slack_is_filled_with_what_went_before() -> None:
     # leaves 32: there is room again for a's.
     table = plain_table({"a": 8, "b": 8}, {"a": [1], "b": [7]})
     scores, none = np.array([1.0] * 8 + [2.0] * 8), np.zeros(16, dtype=bool)
-    kept = keep_within(table, scores, none, "macs", 40 / 64, round_to=4)
+    kept = keep_within(table, scores, none, {"macs": 40 / 64}, round_to=4)
     assert [int(kept[:8].sum()), int(kept[8:].sum())] == [8, 4]
     assert cost(table, "macs", kept) == 3 * 36
     # not where it would exceed the budget by one
-    kept = keep_within(table, scores, none, "macs", 35 / 64, round_to=4)
+    kept = keep_within(table, scores, none, {"macs": 35 / 64}, round_to=4)
     assert [int(kept[:8].sum()), int(kept[8:].sum())] == [4, 4]
 
 
