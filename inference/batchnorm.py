@@ -21,7 +21,8 @@ def recalibrate(network: nn.Module, loader: Loader, *, batches: int = 50) -> int
 
     Args:
         network: changed in place; its train/eval mode is put back.
-        loader: batches of training images.
+        loader: batches of training images, augmented as they were in training: the statistics that
+            a network was trained with are those of augmented images.
         batches: how many of them to use at the most.
 
     Returns:

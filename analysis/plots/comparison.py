@@ -13,7 +13,7 @@ from .style import KEPT, MUTED, PALE, SERIES, compact, new_figure, styled
 STAGES = {
     "original": "original",
     "pruned": "pruned",
-    "recalibrated": "recalibrated",
+    "compensated": "compensated",
     "finetuned": "fine-tuned",
 }
 
