@@ -138,7 +138,7 @@ def posterior(
         "lp_images": likelihood.shape[1],
         "num_data": model.num_data,
         "temperature": model.temperature,
-        **{f"version_{name}": _version(name) for name in PACKAGES},
+        **{f"version_{name}": number for name, number in package_versions().items()},
     }
     if fit.examples is not None:
         tree.attrs["examples"] = fit.examples
@@ -148,6 +148,11 @@ def posterior(
     if fit.stats:  # of all draws, those that were not taken too
         tree.attrs["divergences"] = sum(int(chain["diverging"].sum()) for chain in fit.stats)
     return tree
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of dirprune and of what it stands on."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:
