@@ -141,7 +141,7 @@ BAD = {
     "zero": (["--budget", "latency=0"], "(0, 1]"),
     "two": (["--budget", "latency=2"], "(0, 1]"),
     "nan": (["--budget", "latency=nan"], "(0, 1]"),
-    "with keep": (["--budget", "latency=0.5,keep=0.5"], "one number"),
+    "with too few": (["--budget", "latency=0.5,keep=0.001"], "the smallest possible is keep="),
     "misspelt": (["--budget", "latncy=0.5"], "did you mean 'latency'"),
     "round to zero": (["--round-to", "0"], "--round-to 0: expected a whole number of at least 1"),
     "round to less": (["--round-to", "-1"], "--round-to -1: expected a whole number"),

@@ -90,10 +90,11 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "compare": ["--seeds", "0", "--temperatures", "1", "--train-epochs", "2",
                         "--svi-epochs", "1", "--processes", "1"],
             "prior": ["--draws", "20"],
+            "train": ["--train-epochs", "2", "--epochs", "2"],
         }.get(arguments[0], [])  # fmt: skip
         assert main([*arguments, *few]) == 0, arguments
         ran += 1
-    assert ran == 13
+    assert ran == 19
 
 
 def test_options_of_commands_that_need_a_download_exist(

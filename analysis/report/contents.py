@@ -41,6 +41,7 @@ def contents(run: Run) -> dict[str, Any]:
         "budget": _budget(m),
         "evidence": m["evidence"],
         "accuracies": _accuracies(m),
+        "predicted": _predicted(m),
         "warnings": list(m.get("warnings") or []),
         "sites": _sites(run),
         "units": units,
@@ -75,7 +76,7 @@ def _final(metrics: dict[str, Any]) -> tuple[str, float | None]:
     """The last accuracy that was measured, and how it is called."""
     for key, text in (
         ("finetuned", "after fine-tuning"),
-        ("recalibrated", "after recalibration of the batch norms"),
+        ("compensated", "after compensation, without fine-tuning"),
         ("pruned", "after pruning, without fine-tuning"),
     ):
         if metrics["accuracy"].get(key) is not None:
@@ -156,6 +157,9 @@ def _budget(m: dict[str, Any]) -> str:
             parts.append(f"{rule} {share} of the {BUDGETS.get(key, key)}")
     if round_to is not None:
         parts.append(f"in multiples of {round_to} channels")
+    widths = m.get("widths")
+    if widths is not None:
+        parts.append("the same share of every site" if isinstance(widths, str) else "given widths")
     text = ", ".join(parts) or "none"
     found = m.get("latency_budget")
     if found is not None:
@@ -173,7 +177,7 @@ def _accuracies(m: dict[str, Any]) -> list[tuple[str, str, str]]:
     names = {
         "original": "original network",
         "pruned": "pruned",
-        "recalibrated": "pruned, batch norms recalibrated",
+        "compensated": "pruned and compensated",
         "finetuned": "pruned and fine-tuned",
     }
     return [
@@ -181,6 +185,28 @@ def _accuracies(m: dict[str, Any]) -> list[tuple[str, str, str]]:
         for key, text in names.items()
         if m["accuracy"].get(key) is not None or validation.get(key) is not None
     ]
+
+
+def _predicted(m: dict[str, Any]) -> str:
+    """What was predicted of the pruned network before test images were read; empty if nothing."""
+    found = m.get("predicted_accuracy")
+    if found is None:
+        return ""
+
+    def interval(name: str) -> str:
+        part = found[name]
+        return f"{_percent(part['low'])} to {_percent(part['high'])}"
+
+    text = (
+        f"Predicted of the pruned network's accuracy on the test images, from its mask on "
+        f"{found['images']:,} validation images: {_percent(found['network']['mean'])}, "
+        f"{100 * found['level']:.0f} % interval {interval('network')}"
+    )
+    if found["other_masks"] is not None:
+        text += (
+            f"; of networks that single posterior draws would have cut: {interval('other_masks')}"
+        )
+    return f"{text}."
 
 
 def _sites(run: Run) -> list[dict[str, Any]]:

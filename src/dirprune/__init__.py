@@ -8,10 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .analysis.class_effects import class_effects
     from .analysis.decide import decide
     from .analysis.evidence import Scores, evidence
     from .analysis.posterior import posterior
+    from .analysis.predicted_accuracy import predict_accuracy
     from .analysis.prior_predictive import prior_predictive
+    from .analysis.threshold import keep_above
     from .guides import (
         AutoDirichlet,
         AutoGeneralizedDirichlet,
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
         AutoLowRankLogisticNormal,
         SwitchGuide,
     )
+    from .inference.compensation import compensate
     from .inference.data import load_data, loader
     from .inference.evaluate import evaluate
     from .inference.fit import Fit, fit
@@ -52,18 +56,22 @@ __all__ = [
     "SwitchedNetwork",
     "__version__",
     "build_network",
+    "class_effects",
+    "compensate",
     "decide",
     "evaluate",
     "evidence",
     "export",
     "finetune",
     "fit",
+    "keep_above",
     "load",
     "load_data",
     "load_weights",
     "loader",
     "mask",
     "posterior",
+    "predict_accuracy",
     "prior_predictive",
     "prune",
     "register_resizer",
@@ -89,18 +97,22 @@ _HOME = {
     "SwitchGuide": "guides",
     "SwitchedNetwork": "model.switched",
     "build_network": "model.networks",
+    "class_effects": "analysis.class_effects",
+    "compensate": "inference.compensation",
     "decide": "analysis.decide",
     "evaluate": "inference.evaluate",
     "evidence": "analysis.evidence",
     "export": "model.export",
     "finetune": "inference.training",
     "fit": "inference.fit",
+    "keep_above": "analysis.threshold",
     "load": "model.storage",
     "load_data": "inference.data",
     "load_weights": "model.networks",
     "loader": "inference.data",
     "mask": "model.surgery",
     "posterior": "analysis.posterior",
+    "predict_accuracy": "analysis.predicted_accuracy",
     "prior_predictive": "analysis.prior_predictive",
     "prune": "model.surgery",
     "register_resizer": "model.resizing",

@@ -263,7 +263,7 @@ def test_history(steps):
 @pytest.mark.parametrize("finetuned", [99.25, None])
 def test_comparison(finetuned):
     metrics = {
-        "accuracy": {"original": 99.4, "pruned": 0.0, "recalibrated": None, "finetuned": finetuned},
+        "accuracy": {"original": 99.4, "pruned": 0.0, "compensated": None, "finetuned": finetuned},
         "macs": {"before": 2_293_000, "after": 229_000},
         "params": {"before": 431_080, "after": 31_080},
         "latency_ms": {"before": 12.0, "after": 0.041},

@@ -76,7 +76,7 @@ def make_run(folder, sizes, *, probability=True, evidence="removal-cost", **chan
         "data": "mnist",
         "budget": {"macs": 0.5},
         "evidence": evidence,
-        "accuracy": {"original": 99.4, "pruned": 60.1, "recalibrated": None, "finetuned": 99.21},
+        "accuracy": {"original": 99.4, "pruned": 60.1, "compensated": None, "finetuned": 99.21},
         "accuracy_validation": {"original": 99.1, "pruned": 61.5, "finetuned": 98.9},
         "images": {"train": 55000, "validation": 5000, "test": 10000},
         "macs": {"before": 2293000, "after": 1100000},

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .compare_options import compare
-from .options import Attention, DataRoot, Download, Exclude, Include, RoundTo, Seed, Size
+from .options import Attention, DataRoot, Download, Exclude, Include, RoundTo, Seed, Size, Widths
 from .run_options import run
-from .settings import Settings, parse_budget, parse_numbers
+from .settings import Settings, parse_aim, parse_numbers
+from .train_options import train
 
 app = typer.Typer(
     help="Prune a trained network by Bayesian inference: learn which units its layers need, remove "
@@ -43,6 +44,7 @@ def _root(
 
 app.command()(run)
 app.command()(compare)
+app.command()(train)
 
 
 @app.command()
@@ -94,7 +96,13 @@ def info(
 @app.command()
 def decide(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A folder of dirprune run.")],
-    budget: Annotated[str, typer.Option(help="macs=0.5, params=0.2 or keep=0.5.")],
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="macs=0.5, params=0.2 or keep=0.5; several, macs=0.5,params=0.2, hold all."
+        ),
+    ] = None,
+    widths: Widths = None,
     round_to: RoundTo = None,
     evidence: Annotated[str, typer.Option(help="removal-cost or concentration.")] = "removal-cost",
     out: Annotated[
@@ -103,10 +111,10 @@ def decide(
     ] = None,
 ) -> None:
     """Another decision under another budget, from RUN/posterior.nc alone."""
-    wanted: dict[str, Any] = parse_budget(budget)
+    wanted, chosen = parse_aim(budget, widths)
     from .decide import decide_again
 
-    typer.echo(decide_again(run_folder, wanted, round_to, evidence, out))
+    typer.echo(decide_again(run_folder, wanted, chosen, round_to, evidence, out))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from ..analysis.evidence import parse_criterion
 from ..guides import check_options as check_guide
+from ..inference.compensation import parse_compensation
 from ..model.errors import DirpruneError
 from ..model.priors import make_prior
 from ..model.writing import atomic_write
@@ -38,6 +39,8 @@ def check_options(settings: Settings) -> None:
             "concentrations. removal-cost works with any guide"
         )
     make_prior(settings.prior)
+    for name in settings.compensate:
+        parse_compensation(name)
     least = {"train_epochs": 0, "finetune_epochs": 0}
     usual = ("svi_epochs", "restarts", "particles", "batch_size", "round_to")
     for option in (*least, *usual):

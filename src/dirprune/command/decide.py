@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ..analysis.decide import decide
 from ..analysis.evidence import evidence
@@ -11,11 +12,17 @@ from ..analysis.tree import cost_table, load_tree
 
 
 def decide_again(
-    run: Path, budget: dict[str, float], round_to: int | None, criterion: str, out: Path | None
+    run: Path,
+    budget: dict[str, Any],
+    widths: str | dict[str, int] | None,
+    round_to: int | None,
+    criterion: str,
+    out: Path | None,
 ) -> str:
     """Decide under a budget, write the decision if asked to, and say what it costs."""
     tree = load_tree(run / "posterior.nc")
-    decision = decide(tree, evidence(criterion, None, tree), **budget, round_to=round_to)
+    found = evidence(criterion, None, tree)
+    decision = decide(tree, found, **budget, widths=widths, round_to=round_to)
     costs = cost_table(tree)
     summary = {
         **decision.settings,

@@ -38,6 +38,13 @@ Attention = Annotated[
         help="Units of attention: whole heads, or head-dims (features that all heads lose)."
     ),
 ]
+Widths = Annotated[
+    str | None,
+    typer.Option(
+        help="uniform: the same share of every site, the largest within the budget; or units by "
+        "site, conv1=10,fc1=50, without a budget. By default the evidence chooses."
+    ),
+]
 RoundTo = Annotated[
     int | None,
     typer.Option(

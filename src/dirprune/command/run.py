@@ -6,8 +6,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ..analysis.decide import decide
 from ..analysis.diagnostics import diagnose
-from ..analysis.evidence import evidence, store_evidence
+from ..analysis.evidence import CRITERIA, evidence, parse_criterion, store_evidence
+from ..analysis.gains import mean_gains
 from ..analysis.held_out import held_out
 from ..analysis.latency_budget import check_latency
 from ..analysis.null_control import null_control
@@ -25,7 +26,7 @@ from ..analysis.posterior import posterior
 from ..analysis.report import write_report
 from ..analysis.tree import PRIMARY, load_tree, save_tree
 from ..guides import make_guide
-from ..inference.batchnorm import recalibrate
+from ..inference.compensation import compensate
 from ..inference.evaluate import Accuracy, evaluate
 from ..inference.fit import Fit, fit
 from ..inference.latency import measure_latency
@@ -49,6 +50,7 @@ from .checks import (
     hold_folder,
     tidy_after_refusal,
 )
+from .deciding import decide_and_predict
 from .parts import (
     batches_of,
     data_notes,
@@ -57,7 +59,7 @@ from .parts import (
     train_network,
     usual_svi_epochs,
 )
-from .settings import MEASURED, Settings, recipe
+from .settings import BUDGETS, LATENCY, MAX_DROP, Settings, recipe
 from .words import chance_warning, size_metrics, summary
 
 # The default temperature makes the likelihood that of so many images: near the plain posterior for
@@ -95,9 +97,9 @@ class _Job:
     def run(self) -> None:
         s = self.settings
         self.metrics = {
-            "network": s.network, "data": s.data, "budget": s.budget, "evidence": s.evidence,
-            "seed": s.seed, "settings": s.to_dict(), "warnings": [], "seconds": {},
-            "accuracy": {}, "accuracy_validation": {},
+            "network": s.network, "data": s.data, "budget": s.budget, "widths": s.widths,
+            "evidence": s.evidence, "seed": s.seed, "settings": s.to_dict(), "warnings": [],
+            "seconds": {}, "accuracy": {}, "accuracy_validation": {},
         }  # fmt: skip
         earlier = self._checkpoint("seconds")  # of the run that is resumed
         if earlier.exists():
@@ -116,8 +118,15 @@ class _Job:
         tree, decision = self._stage("posterior", lambda: self._decide(model, fitted))
         if s.null_control:
             self._stage("null control", lambda: self._null_control(model, tree))
+        for key in ("predicted_accuracy", MAX_DROP):
+            if key in decision.settings:
+                self.metrics[key] = decision.settings[key]
         pruned = prune(model, decision)
         self._measure("pruned", pruned)
+        gains = mean_gains(model, tree)
+        pruned = self._stage(
+            "compensation", lambda: self._compensate(model, decision, pruned, gains)
+        )
         pruned = self._stage("finetuning", lambda: self._finetune(pruned, network))
         example = (self.data.train[[0, 1]][0].to(self.device),)
         self.metrics |= size_metrics(model, decision, network, pruned, example)
@@ -165,9 +174,9 @@ class _Job:
             load_weights(network, s.weights)
         # What cannot be pruned is refused before it is trained, and before anything is kept.
         model = self._switched(network.eval())
-        if MEASURED in s.budget and not (self.folder / "original").exists():
+        if LATENCY in s.budget and not (self.folder / "original").exists():
             check_latency(
-                model, s.budget[MEASURED], round_to=s.round_to or 1, inputs=self._timed_batch()
+                model, s.budget[LATENCY], round_to=s.round_to or 1, inputs=self._timed_batch()
             )
         self.history["training"] = []
         if s.weights is None:
@@ -189,9 +198,14 @@ class _Job:
         ).to(self.device)  # fmt: skip
         # What the guide refuses and an impossible budget are said now, before anything is learned.
         make_guide(s.guide, model, s.guide_options)
-        if MEASURED not in s.budget:
+        if not CRITERIA[parse_criterion(s.evidence)[0]].reads:  # the network alone
+            evidence(s.evidence, model, None)
+        counted: dict[str, Any] = {
+            what: share for what, share in s.budget.items() if what in BUDGETS
+        }
+        if counted or not s.budget:
             ones = {name: torch.ones(site.size) for name, site in model.sites.items()}
-            decide(model, ones, **s.budget, round_to=s.round_to)
+            decide(model, ones, **counted, widths=s.widths, round_to=s.round_to)
         return model
 
     def _fit(self, model: SwitchedNetwork) -> Fit:
@@ -223,13 +237,7 @@ class _Job:
         written = self.folder / "decision.json"
         if written.exists():  # of the run that is resumed: a latency is not measured twice alike
             return tree, Decision.load(written)
-        decision = decide(
-            model, evidence(s.evidence, model, tree, batches), **s.budget, round_to=s.round_to,
-            latency_inputs=self._timed_batch(),
-        )  # fmt: skip
-        decision = Decision(
-            decision.kept, decision.probability, {**decision.settings, "evidence": s.evidence}
-        )
+        decision = decide_and_predict(s, self.data, model, tree, self._timed_batch())
         decision.save(written)
         return tree, decision
 
@@ -242,16 +250,26 @@ class _Job:
             guide_options=s.guide_options, checkpoint=self._checkpoint("null"), resume=True,
         )  # fmt: skip
 
+    def _compensate(
+        self,
+        model: SwitchedNetwork,
+        decision: Decision,
+        pruned: nn.Module,
+        gains: Mapping[str, Tensor],
+    ) -> nn.Module:
+        for values in (self.metrics["accuracy"], self.metrics["accuracy_validation"]):
+            values.update(compensated=None, finetuned=None)
+        # Augmented as in training: batch norms were trained on the statistics of such images.
+        batches = self._loader("train", shuffle=True, augment=True)
+        found = compensate(self.settings.compensate, model, decision, pruned, batches, gains=gains)
+        self.metrics["compensation"] = {name: asdict(report) for name, report in found.reports}
+        if any(report.layers for _, report in found.reports):
+            self._measure("compensated", found.network)
+        return found.network
+
     def _finetune(self, pruned: nn.Module, original: nn.Module) -> nn.Module:
         s = self.settings
-        accuracy = self.metrics["accuracy"], self.metrics["accuracy_validation"]
         batches = self._loader("train", shuffle=True, augment=True)
-        for values in accuracy:
-            values.update(recalibrated=None, finetuned=None)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed_of([s.seed, 3]))
-            if recalibrate(pruned, self._loader("train", shuffle=True)):
-                self._measure("recalibrated", pruned)
         epochs = self._used("finetune_epochs", recipe(s.data).finetune_epochs)
         self.history["finetuning"] = []
         if epochs:
@@ -278,7 +296,7 @@ class _Job:
             "latency_batch": after.batch,
             "latency_threads": after.threads,
         }
-        bound = self.settings.budget.get(MEASURED)
+        bound = self.settings.budget.get(LATENCY)
         if bound is None:
             return
         found = self.metrics["latency_budget"] = decision.settings["latency"]

@@ -22,8 +22,9 @@ from .options import (
     Size,
     SviEpochs,
     TrainEpochs,
+    Widths,
 )
-from .settings import Settings, parse_budget, parse_numbers, parse_options
+from .settings import UNIFORM, USUAL_BUDGET, Settings, parse_aim, parse_numbers, parse_options
 
 
 def run(
@@ -61,16 +62,24 @@ def run(
         str | None, typer.Option(help="Standard deviation of the pixels, likewise.")
     ] = None,
     budget: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="What may be left: macs=0.5 or params=0.2 (share of multiply-adds or parameters), "
             "keep=0.5 (share of the units), latency=0.5 (share of the time of a forward pass, as "
-            "measured here); 1 removes nothing. The widths of the layers follow."
+            "measured here); 1 removes nothing. max_drop=0.5: the smallest network that loses at "
+            "most so many points of accuracy on each half of the validation images, before "
+            "recalibration and fine-tuning. Several hold all: macs=0.5,params=0.2. The widths of "
+            "the layers follow. [default: macs=0.5]"
         ),
-    ] = "macs=0.5",
+    ] = None,
+    widths: Widths = None,
     round_to: RoundTo = None,
     evidence: Annotated[
-        str, typer.Option(help="What decides: removal-cost or concentration.")
+        str,
+        typer.Option(
+            help="What decides, with options after its name (shapley:permutations=10); 'dirprune "
+            "info evidence' lists them."
+        ),
     ] = "removal-cost",
     guide: Annotated[
         str, typer.Option(help="Family of the posterior; 'dirprune info guides' lists them.")
@@ -106,6 +115,14 @@ def run(
     include: Include = None,
     exclude: Exclude = None,
     attention: Attention = "heads",
+    compensate: Annotated[
+        str,
+        typer.Option(
+            help="What makes up for removed units without training, in this order: least-squares "
+            "(weights that reproduce the original's outputs), recalibrate (batch norms), "
+            "fold-gains (the posterior's mean gains), or none."
+        ),
+    ] = "recalibrate",
     finetune_epochs: Annotated[
         int | None,
         typer.Option(help="Epochs of fine-tuning; 0 for none, by default what suits the data."),
@@ -131,10 +148,14 @@ def run(
     Writes report.html, metrics.json, decision.json, posterior.nc, pruned/ (for dirprune.load) and
     pruned.pt2 (for torch.export.load) to the folder --out.
     """
+    given = widths is not None and widths != UNIFORM
+    usual = None if given else USUAL_BUDGET
+    wanted, chosen = parse_aim(budget or usual, widths, measured=True)
     settings = Settings(
         network=network,
         data=data,
-        budget=parse_budget(budget, measured=True),
+        budget=wanted,
+        widths=chosen,
         round_to=round_to,
         weights=None if weights is None else str(weights),
         data_root=None if data_root is None else str(data_root),
@@ -156,6 +177,7 @@ def run(
         include=include or None,
         exclude=exclude or None,
         attention=attention,
+        compensate=[] if compensate == "none" else compensate.split(","),
         finetune_epochs=finetune_epochs,
         distill=distill,
         batch_size=batch_size,

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 BUDGETS = ("macs", "params", "keep")
-MEASURED = "latency"  # a budget that needs the network, not its posterior alone
+UNIFORM = "uniform"  # widths
+USUAL_BUDGET = "macs=0.5"
+# Budgets that need the network, not its posterior alone, and why.
+LATENCY, MAX_DROP = "latency", "max_drop"
+MEASURED = {
+    LATENCY: "latency is measured, on the network and alone on the machine",
+    MAX_DROP: "accuracy is measured, on the network and validation images",
+}
 
 
 @dataclass(frozen=True)
@@ -16,6 +25,7 @@ class Settings:
     network: str = "digits-cnn"
     data: str = "digits"
     budget: dict[str, float] = field(default_factory=lambda: {"macs": 0.5})
+    widths: str | dict[str, int] | None = None
     round_to: int | None = None
     weights: str | None = None
     data_root: str | None = None
@@ -37,6 +47,7 @@ class Settings:
     include: list[str] | None = None
     exclude: list[str] | None = None
     attention: str = "heads"
+    compensate: list[str] = field(default_factory=lambda: ["recalibrate"])
     finetune_epochs: int | None = None
     distill: bool = True
     batch_size: int = 128
@@ -71,33 +82,100 @@ def recipe(data: str) -> Recipe:
 
 
 def parse_budget(text: str, *, measured: bool = False) -> dict[str, float]:
-    """``"macs=0.4"`` as a mapping; "latency=0.5" only where it can be ``measured``.
+    """``"macs=0.4"`` or ``"macs=0.5,params=0.2"`` as a mapping.
+
+    Several budgets are parted by commas, or by "+" where a comma parts something else.
+    "latency=0.5" and "max_drop=0.5" only where they can be ``measured``.
 
     Raises:
-        ValueError: not of that form, or an unknown budget; the message says what was expected.
+        DirpruneError: not of that form, or an unknown budget; the message says what was expected.
     """
     from ..model.errors import DirpruneError, unknown_name
 
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise DirpruneError(f"budget {text!r}: expected NAME=SHARE, as in macs=0.5")
-    if name == MEASURED and not measured:
+    budgets: dict[str, float] = {}
+    for part in re.split("[,+]", text):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise DirpruneError(f"budget {part!r}: expected NAME=SHARE, as in macs=0.5")
+        if name in MEASURED and not measured:
+            raise DirpruneError(
+                f"budget {part!r}: {MEASURED[name]}, which dirprune run does; here it is one of "
+                f"{', '.join(BUDGETS)}"
+            )
+        known = (*BUDGETS, *MEASURED) if measured else BUDGETS
+        if name not in known:
+            raise unknown_name("budget", name, known)
+        if name in budgets:
+            raise DirpruneError(f"budget {text!r}: {name} is given twice")
+        budgets[name] = _parse_bound(part, name, value)
+    if len(MEASURED.keys() & budgets.keys()) > 1:
         raise DirpruneError(
-            f"budget {text!r}: latency is measured, on the network and alone on the machine, which "
-            f"dirprune run does; here it is one of {', '.join(BUDGETS)}"
+            f"budget {text!r}: {' and '.join(MEASURED)} are both met by search, one for the "
+            "largest network and one for the smallest: give one of them"
         )
-    known = (*BUDGETS, MEASURED) if measured else BUDGETS
-    if name not in known:
-        raise unknown_name("budget", name, known)
+    return budgets
+
+
+def _parse_bound(part: str, name: str, value: str) -> float:
+    from ..model.errors import DirpruneError
+
     try:
-        share = float(value)
+        bound = float(value)
     except ValueError:
         raise DirpruneError(
-            f"budget {text!r}: expected one number after '=', as in macs=0.5 for a half"
+            f"budget {part!r}: expected one number after '=', as in macs=0.5 for a half"
         ) from None
-    if not 0 < share <= 1:
-        raise DirpruneError(f"budget {text!r}: expected a share in (0, 1]")
-    return {name: share}
+    if name == MAX_DROP:
+        if not (math.isfinite(bound) and 0 <= bound < 100):
+            raise DirpruneError(f"budget {part!r}: expected points of accuracy, 0 to below 100")
+    elif not 0 < bound <= 1:
+        raise DirpruneError(f"budget {part!r}: expected a share in (0, 1]")
+    return bound
+
+
+def parse_widths(text: str | None) -> str | dict[str, int] | None:
+    """``"uniform"``, or ``"conv1=10,fc1=50"`` as a mapping; None stays None.
+
+    Raises:
+        DirpruneError: not of that form.
+    """
+    from ..model.errors import DirpruneError
+
+    if text is None or text == UNIFORM:
+        return text
+    widths: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, value = part.strip().rpartition("=")
+        if not (equals and name and value.isdecimal()):
+            raise DirpruneError(
+                f"--widths {text!r}: expected {UNIFORM}, or SITE=UNITS,..., as in conv1=10,fc1=50"
+            )
+        if name in widths:
+            raise DirpruneError(f"--widths {text!r}: {name} is given twice")
+        widths[name] = int(value)
+    return widths
+
+
+def parse_aim(
+    budget: str | None, widths: str | None, *, measured: bool = False
+) -> tuple[dict[str, float], str | dict[str, int] | None]:
+    """``--budget`` and ``--widths`` together: given widths take the place of a budget.
+
+    Raises:
+        DirpruneError: both, or neither where there is no usual budget.
+    """
+    from ..model.errors import DirpruneError
+
+    wanted = parse_widths(widths)
+    if isinstance(wanted, dict):
+        if budget is not None:
+            raise DirpruneError(
+                f"--widths {widths}: given widths need no --budget, and take none: got {budget}"
+            )
+        return {}, wanted
+    if budget is None:
+        raise DirpruneError("expected --budget, as in macs=0.5, or --widths, as in conv1=10,fc1=50")
+    return parse_budget(budget, measured=measured), wanted
 
 
 def parse_options(text: str | None) -> dict[str, float] | None:

@@ -79,6 +79,7 @@ def summary(metrics: Mapping[str, Any], folder: Path) -> str:
     more = f" and {len(sites) - 8} more" if len(sites) > 8 else ""
     lines = [
         f"test accuracy: {accuracy}",
+        *_promises(metrics),
         f"{shares}, {latency}",
         f"widths: {widths}{more}",
         f"report: {folder / 'report.html'}",
@@ -86,3 +87,25 @@ def summary(metrics: Mapping[str, Any], folder: Path) -> str:
     if is_own(metrics["network"]):
         lines.append(f"in Python: {load_line(folder / 'pruned', metrics['network'])}")
     return "\n".join(lines)
+
+
+def _promises(metrics: Mapping[str, Any]) -> list[str]:
+    """What was said of the pruned network before test images were read, and what came of it."""
+    lines = []
+    predicted = metrics.get("predicted_accuracy")
+    if predicted is not None:
+        network = predicted["network"]
+        lines.append(
+            f"predicted of the pruned network: {network['mean']:.2f} % "
+            f"({100 * predicted['level']:.0f} % interval {network['low']:.2f} to "
+            f"{network['high']:.2f}, from {predicted['images']:,} validation images); it was "
+            f"{metrics['accuracy']['pruned']:.2f} %"
+        )
+    drop = metrics.get("max_drop")
+    if drop is not None:
+        lines.append(
+            f"lost by pruning: {drop['loss_choosing']:.2f} and {drop['loss_confirming']:.2f} "
+            f"points on the two halves of the validation images ({metrics['budget']['max_drop']:g} "
+            f"allowed); with 95 % confidence at most {drop['loss_upper']:.2f} on images of the kind"
+        )
+    return lines
