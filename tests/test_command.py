@@ -41,7 +41,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the digits."""
     folder = tmp_path_factory.mktemp("run") / "out"
@@ -58,7 +58,7 @@ class Second(NamedTuple):
     refusals: list[str]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Second:
     """The run of ``finished`` once more."""
     folder = tmp_path_factory.mktemp("second") / "out"

@@ -72,7 +72,7 @@ def half(network: nn.Module, inputs: Any, **kwargs: Any) -> nn.Module:
     return dirprune.prune(model, dirprune.Decision(kept)).eval()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``dirprune run`` leaves, as far as an export reads it."""
     torch.manual_seed(0)

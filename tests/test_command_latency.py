@@ -30,7 +30,7 @@ def refuse(*_: Any, **__: Any) -> Any:
     raise AssertionError("a resumed run chose its units again")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run under a budget in latency, interrupted in its fine-tuning and resumed."""
     folder = tmp_path_factory.mktemp("latency") / "out"

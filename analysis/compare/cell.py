@@ -130,6 +130,7 @@ def run_cell(
     num_data: int,
     budgets: Sequence[Budget],
     criterion: str = "removal-cost",
+    augmented: Loader | None = None,
     epochs: int = 1,
     restarts: int = 1,
     particles: int = 8,
@@ -157,6 +158,8 @@ def run_cell(
         num_data: N, the number of training images.
         budgets: what is cut once each, without fine-tuning: ``[{"macs": 0.5}, {"keep": 0.25}]``.
         criterion: the evidence that decides, a name in ``CRITERIA``.
+        augmented: training images as the network was trained on, for the batch norms of what was
+            cut; by default ``loader``.
         epochs, restarts, particles, progress: as in :func:`~dirprune.inference.fit.fit`.
         **options: further ones of :class:`~dirprune.model.switched.SwitchedNetwork`.
 
@@ -190,7 +193,7 @@ def run_cell(
         decision = decide(model, scores, **budget)
         name = budget_name(budget)
         kept[name] = {site: units.tolist() for site, units in decision.kept.items()}
-        accuracy[name] = _cut(prune(model, decision), loader, validation, cell.seed)
+        accuracy[name] = _cut(prune(model, decision), augmented or loader, validation, cell.seed)
     khat, sd_log_w = _importance(tree)
     result = CellResult(
         cell=cell, elpd=pointwise_elpd(tree), elbo=elbo, elbo_se=elbo_se, khat=khat,
