@@ -258,9 +258,14 @@ def test_weights_of_one_run_serve_another(finished: Path, tmp_path: Path) -> Non
     weights = finished / "original" / "network.safetensors"
     out = tmp_path / "out"
     options = ["--weights", str(weights), "--budget", "keep=0.25", "--evidence", "concentration",
-               "--no-null-control"]  # fmt: skip
+               "--no-null-control", "--compensate", "least-squares:images=200"]  # fmt: skip
     assert main(["run", "--out", str(out), *options, *QUICK[2:]]) == 0
     metrics = metrics_of(out)
+    # conv2, fc1 and fc2 read what was pruned; in-sample no layer is further from the original.
+    layers = metrics["compensation"]["least-squares:images=200"]["layers"]
+    assert set(layers) == {"conv2", "fc1", "fc2"}
+    assert all(layer["after"] < layer["before"] for layer in layers.values())
+    assert metrics["accuracy"]["compensated"] > metrics["accuracy"]["pruned"]
     assert metrics["accuracy"]["original"] == metrics_of(finished)["accuracy"]["original"]
     assert "null_control" not in metrics["diagnostics"]
     assert sum(site["kept"] for site in metrics["sites"]) == 28  # a quarter of 112
@@ -358,6 +363,7 @@ def test_help_imports_nothing_heavy() -> None:
 # -- bad input ------------------------------------------------------------------------------------
 
 BAD = {
+    "compensation": (["--compensate", "least_squares"], "did you mean 'least-squares'"),
     "network": (["--network", "lenet6"], "did you mean 'lenet5'"),
     "torchvision": (["--network", "torchvision:resnet19"], "did you mean"),
     "data": (["--data", "digit"], "did you mean 'digits'"),

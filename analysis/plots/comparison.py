@@ -13,8 +13,8 @@ from .style import KEPT, MUTED, PALE, SERIES, compact, new_figure, styled
 STAGES = {
     "original": "original",
     "pruned": "pruned",
-    "compensated": "compensated",
-    "finetuned": "fine-tuned",
+    "compensated": "compen-\nsated",
+    "finetuned": "fine-\ntuned",
 }
 
 

@@ -174,10 +174,11 @@ def _budget(m: dict[str, Any]) -> str:
 
 def _accuracies(m: dict[str, Any]) -> list[tuple[str, str, str]]:
     validation = m.get("accuracy_validation") or {}
+    by = " and ".join(m.get("compensation") or {}) or "nothing"
     names = {
         "original": "original network",
         "pruned": "pruned",
-        "compensated": "pruned and compensated",
+        "compensated": f"pruned and compensated by {by}",
         "finetuned": "pruned and fine-tuned",
     }
     return [
