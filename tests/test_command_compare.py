@@ -469,6 +469,7 @@ BAD = {
     "negative seed": (["--seeds=-1"], "whole number from 0"),
     "budget": (["--budgets", "mac=0.5"], "did you mean 'macs'"),
     "budget twice": (["--budgets", "macs=0.5,macs=0.50"], "macs=0.5 twice"),
+    "widths": (["--widths", "conv1=3"], "expected uniform"),
     "small budget": (["--budgets", "macs=0.00001"], "the smallest possible"),
     "evidence": (["--evidence", "removal_cost"], "did you mean 'removal-cost'"),
     "no concentrations": (

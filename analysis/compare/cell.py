@@ -36,6 +36,7 @@ from ..diagnostics.findings import spread_draws
 from ..evidence import evidence, store_evidence
 from ..held_out import held_out
 from ..posterior import posterior
+from ..rule import Widths
 from ..tree import evidence_draws, load_tree, save_tree
 from .agreement import UnitScores
 from .grid import Cell
@@ -130,6 +131,7 @@ def run_cell(
     num_data: int,
     budgets: Sequence[Budget],
     criterion: str = "removal-cost",
+    widths: Widths = None,
     augmented: Loader | None = None,
     epochs: int = 1,
     restarts: int = 1,
@@ -158,6 +160,7 @@ def run_cell(
         num_data: N, the number of training images.
         budgets: what is cut once each, without fine-tuning: ``[{"macs": 0.5}, {"keep": 0.25}]``.
         criterion: the evidence that decides, a name in ``CRITERIA``.
+        widths: as in :func:`~dirprune.analysis.decide.decide`; "uniform" compares criteria fairly.
         augmented: training images as the network was trained on, for the batch norms of what was
             cut; by default ``loader``.
         epochs, restarts, particles, progress: as in :func:`~dirprune.inference.fit.fit`.
@@ -190,7 +193,7 @@ def run_cell(
     accuracy: dict[str, Any] = {"original": evaluate(network, validation).percent}
     kept = {}
     for budget in budgets:
-        decision = decide(model, scores, **budget)
+        decision = decide(model, scores, **budget, widths=widths)
         name = budget_name(budget)
         kept[name] = {site: units.tolist() for site, units in decision.kept.items()}
         accuracy[name] = _cut(prune(model, decision), augmented or loader, validation, cell.seed)

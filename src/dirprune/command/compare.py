@@ -137,6 +137,7 @@ def _make_cell(task: _Task) -> None:
         tree, result = run_cell(
             cell, network, training, batches_of(s, data, "validation"), num_data=len(data.train),
             budgets=grid.budgets, criterion=s.evidence,
+            widths=s.widths,
             augmented=batches_of(s, data, "train", shuffle=True, augment=True),
             epochs=s.svi_epochs or usual_svi_epochs(len(training)), restarts=s.restarts,
             particles=s.particles, scaling=s.scaling, include=s.include, exclude=s.exclude,

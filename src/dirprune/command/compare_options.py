@@ -21,7 +21,7 @@ from .options import (
     SviEpochs,
     TrainEpochs,
 )
-from .settings import Settings, parse_budget, parse_names, parse_numbers, parse_seeds
+from .settings import UNIFORM, Settings, parse_budget, parse_names, parse_numbers, parse_seeds
 
 
 def compare(
@@ -64,8 +64,18 @@ def compare(
         str, typer.Option(help="Seeds; each is a network of its own, trained once.")
     ] = "0,1,2",
     budgets: Annotated[
-        str, typer.Option(help="What is cut for the accuracy: macs=0.5,macs=0.25")
+        str,
+        typer.Option(
+            help="What is cut for the accuracy: macs=0.5,macs=0.25; two at once: "
+            "macs=0.5+params=0.3"
+        ),
     ] = "macs=0.5",
+    widths: Annotated[
+        str | None,
+        typer.Option(
+            help="uniform: the same share of every site; by default the evidence chooses."
+        ),
+    ] = None,
     evidence: Annotated[
         str, typer.Option(help="What decides, as in 'dirprune run'.")
     ] = "removal-cost",
@@ -97,6 +107,10 @@ def compare(
     comparison.json, figures/, networks/ and cells/ (posterior.nc and cell.json for each) to --out.
     A cell that fails costs no other; the exit status is then 1.
     """
+    if widths not in (None, UNIFORM):
+        from ..model.errors import DirpruneError
+
+        raise DirpruneError(f"--widths {widths!r}: expected {UNIFORM}; budgets set the rest")
     base = Settings(
         network=network,
         data=data,
@@ -112,6 +126,7 @@ def compare(
         restarts=restarts,
         particles=particles,
         evidence=evidence,
+        widths=widths,
         include=include or None,
         exclude=exclude or None,
         attention=attention,

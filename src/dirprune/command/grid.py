@@ -31,7 +31,8 @@ OUTPUTS = (GRID, TABLE, LINES, NETWORKS, CELLS, FIGURES)
 # The options that define a cell besides its own axes: they must be equal for cells to compare.
 SHARED = (
     "network", "data", "weights", "size", "mean", "std", "train_epochs", "batch_size", "scaling",
-    "include", "exclude", "attention", "evidence", "svi_epochs", "restarts", "particles", "device",
+    "include", "exclude", "attention", "evidence", "widths", "svi_epochs", "restarts", "particles",
+    "device",
 )  # fmt: skip
 
 
@@ -166,7 +167,7 @@ def refuse_misfits(grid: Grid) -> None:
             raise DirpruneError(f"--guides {guide} fits none of the priors: {'; '.join(errors)}")
     ones = {name: torch.ones(site.size) for name, site in model.sites.items()}
     for budget in grid.budgets:
-        decide(model, ones, **budget)
+        decide(model, ones, **budget, widths=grid.base.widths)
 
 
 def clear(folder: Path) -> None:

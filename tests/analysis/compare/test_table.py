@@ -180,6 +180,20 @@ def test_a_point_has_neither_an_elbo_nor_weights(made: tuple[Any, CellResult, An
     assert np.isfinite(found.elpd).all()
 
 
+def test_widths_may_be_uniform() -> None:
+    torch.manual_seed(0)
+    layers = nn.Linear(25, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3)
+    network = nn.Sequential(nn.Flatten(), *layers)
+    loader = DataLoader(
+        TensorDataset(torch.randn(40, 1, 5, 5), torch.arange(40) % 3), batch_size=20
+    )
+    _, found = run_cell(
+        Cell("delta", "symmetric:2", 1.0, 0), network, loader, loader, num_data=40,
+        budgets=[{"keep": 0.5}], widths="uniform", criterion="random",
+    )  # fmt: skip
+    assert [len(kept) for kept in found.kept["keep=0.5"].values()] == [4, 2]
+
+
 def test_a_cell_comes_back_from_its_folder(
     made: tuple[Any, CellResult, Any], tmp_path: Path
 ) -> None:
