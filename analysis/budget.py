@@ -16,6 +16,8 @@ from .removal import Blocks, Cost, Costs, Removable, Removal, block_sizes, site_
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+# For units that save nothing, which go last: far below a saving, and no score overflows over it.
+LEAST_SAVING = 1e-200
 
 
 def keep_within(
@@ -189,14 +191,16 @@ def _savers(rank: Callable[[], Floats], removable: Removable) -> Iterator[int]:
 def _rank(
     scores: Floats, removals: Sequence[Removal], over: Sequence[int], full: Sequence[int]
 ) -> Floats:
-    binding = [i for i, excess in enumerate(over) if excess] or range(len(over))
+    if not any(over):
+        over = full  # all are met: nothing is dearer than anything else
+    binding = [i for i, excess in enumerate(over) if excess]
     if len(binding) == 1:
         saving: Floats = np.maximum(removals[binding[0]].saving, 1)
     else:
         saving = np.zeros(len(scores))
         for i in binding:
             saving += removals[i].saving * (over[i] / full[i] / max(full[i], 1))
-        saving = np.maximum(saving, np.finfo(np.float64).tiny)
+        saving = np.maximum(saving, LEAST_SAVING)
     # A negative score says that the unit does harm: such units go first, worst first.
     ranks: Floats = np.where(scores < 0, scores, np.maximum(scores, 0) / saving)
     return ranks

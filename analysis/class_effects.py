@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
+from ..inference.classes import check_classes
 from ..inference.loop import Loader
 from ..model.decision import Decision
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
-from .evidence.switches import fixed_images, predictions
+from .evidence.switches import fixed_images, predictions, take
 from .masked import masked_gains
 
 IMAGES = 500
@@ -67,7 +69,8 @@ def class_effects(
         class_names: by default the classes' numbers.
 
     Raises:
-        DirpruneError: an unknown site, too few names, an empty loader, or no classifier.
+        DirpruneError: an unknown site, too few names, an empty loader, no classifier, or targets
+            that are none of its classes.
     """
     if images < 1:
         raise DirpruneError(f"images: expected at least 1, got {images}")
@@ -80,6 +83,7 @@ def class_effects(
         decision.check(model.sites)
     inputs, targets = fixed_images(model, loader, images)
     ones = model.unit_gains()
+    _check_targets(model, inputs, targets)
     base = _by_class(model, ones, inputs, targets, "trained network")
     classes = base.loss.shape[1]
     names = tuple(map(str, range(classes)) if class_names is None else class_names)
@@ -107,6 +111,17 @@ def class_effects(
     )
 
 
+@torch.no_grad()
+def _check_targets(model: SwitchedNetwork, inputs: Any, targets: Tensor) -> None:
+    """By the outputs for one image: the likelihood says only that something is out of range."""
+    one = take(inputs, torch.zeros(1, dtype=torch.long, device=model.device))
+    outputs = model.outputs_at_gains(one, model.unit_gains())
+    predicted = model.likelihood(outputs)
+    if not isinstance(predicted, Categorical) or len(predicted.batch_shape) != 1:
+        raise DirpruneError("class effects are for classifiers, with one class for each image")
+    check_classes(outputs.expand(len(targets), -1), targets)
+
+
 @dataclass(frozen=True)
 class _ByClass:
     """Mean loss in nats and accuracy in percent of each class, [S, C], under S rows of gains."""
@@ -123,8 +138,7 @@ def _by_class(
     sums: Tensor | None = None  # [S * C, 2]
     classes = 0
     for rows, log_prob, probabilities in predictions(model, gains, inputs, targets, label=label):
-        if probabilities is None:
-            raise DirpruneError("class effects are for classifiers, with one class for each image")
+        assert probabilities is not None  # the likelihood is of one class for each image
         label_of = labels[rows % count]
         if sums is None:
             classes = probabilities.shape[1]

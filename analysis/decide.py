@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from .evidence import Scores
 from .flat_scores import flat_scores
 from .latency_budget import find_within_latency
 from .removal import site_units
-from .rule import Rule, Widths
+from .rule import Bools, Floats, Rule, Widths
 from .tree import cost_table
 from .widths import UNIFORM, check_widths
 
@@ -90,7 +91,8 @@ def decide(
         share of draws under which this rule, applied to that draw's scores, keeps the unit. After
         ``latency`` or ``max_drop`` the rule is that of the ``macs`` that was found, which stands
         with all measured figures in ``settings["latency"]`` or ``settings["max_drop"]``; uniform
-        widths leave their share in ``settings["share"]``.
+        widths leave their share in ``settings["share"]``; draws by which the widths cannot be met
+        are left out of the probability and counted in ``settings["draws_left_out"]``.
 
     Raises:
         DirpruneError: no budget, one that is out of range or cannot be met, or that does not go
@@ -106,6 +108,7 @@ def decide(
         if value is not None
     }  # fmt: skip
     _check_budget(budget, widths)
+    budget = {name: float(value) for name, value in budget.items()}
     if round_to is not None and not (type(round_to) is int and round_to >= 1):
         raise DirpruneError(f"round_to={round_to}: expected a whole number of at least 1")
     if isinstance(widths, Mapping) and round_to is not None:
@@ -145,8 +148,12 @@ def decide(
         settings["share"] = rule.uniform(scores)[1]
     kept = by_site(table, rule(scores))
     inclusion: dict[str, Tensor] = {}
-    if draws is not None:
-        probability = np.mean([rule(d) for d in draws], axis=0)
+    masks = [] if draws is None else [_if_possible(rule, d) for d in draws]
+    possible = [mask for mask in masks if mask is not None]
+    if len(possible) < len(masks):
+        settings["draws_left_out"] = len(masks) - len(possible)
+    if possible:
+        probability = np.mean(possible, axis=0)
         inclusion = {
             name: torch.from_numpy(probability[units].copy())
             for name, units in zip(table.sites, site_units(table), strict=True)
@@ -191,8 +198,15 @@ def draws_masks(
     decision: Decision,
     number: int,
 ) -> list[dict[str, Tensor]]:
-    """What so many draws of the evidence, evenly spaced, would keep by the decision's own rule."""
+    """What so many draws of the evidence, evenly spaced, would keep by the decision's own rule.
+
+    None of a decision that :func:`decide` did not make. Draws whose rule nothing meets are left
+    out.
+    """
     settings, table = decision.settings, model.costs
+    if not (set(settings.get("budget", ())) or isinstance(settings.get("widths"), Mapping)):
+        return []
+    check_widths(table, settings.get("widths"))
     _, draws = flat_scores(table, evidence)
     if draws is None:
         return []
@@ -203,7 +217,20 @@ def draws_masks(
         if measured in settings:
             rule = rule.within(settings[measured]["macs"])
     spaced = np.linspace(0, len(draws) - 1, min(number, len(draws))).round().astype(int)
-    return [by_site(table, rule(draws[i])) for i in spaced]
+    masks = [_if_possible(rule, draws[i]) for i in spaced]
+    return [by_site(table, mask) for mask in masks if mask is not None]
+
+
+def _if_possible(rule: Rule, scores: Floats) -> Bools | None:
+    """What the rule keeps; None where it cannot be met by these scores.
+
+    Widths that the scores do not choose can be out of reach of a single draw, since which of its
+    units a layer must keep follows from the scores.
+    """
+    try:
+        return rule(scores)
+    except DirpruneError:
+        return None
 
 
 def _check_budget(budget: Mapping[str, Any], widths: Widths) -> None:
@@ -220,7 +247,7 @@ def _check_budget(budget: Mapping[str, Any], widths: Widths) -> None:
             "none"
         )
     for what, value in budget.items():
-        number = isinstance(value, int | float)
+        number = isinstance(value, Real) and not isinstance(value, bool)
         if what == "max_drop":
             if not (number and math.isfinite(value) and 0 <= value < 100):
                 raise DirpruneError(

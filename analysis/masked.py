@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..inference.classes import check_classes
-from ..inference.loop import Loader, move_batch, seed_generators
+from ..inference.loop import Loader, move_batch, same_batches
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
 
@@ -26,7 +24,6 @@ def masked_gains(model: SwitchedNetwork, kept: Mapping[str, Tensor]) -> dict[str
     return gains
 
 
-@torch.no_grad()
 def correct(
     model: SwitchedNetwork,
     gains: Mapping[str, Tensor],
@@ -37,7 +34,8 @@ def correct(
 ) -> Tensor:
     """Which examples the classifier gets right at each row of the gains, site -> [S, K].
 
-    A loader that shuffles gives the same order at each call, and its generator is left as it was.
+    A loader that shuffles by torch's generators gives the same order at each call. Where results of
+    several calls are compared image by image, :func:`classified` gives the labels to be sure by.
 
     Args:
         model: the switched network.
@@ -52,12 +50,25 @@ def correct(
     Raises:
         DirpruneError: no classifier, or an empty loader.
     """
+    return classified(model, gains, loader, most=most, label=label)[0]
+
+
+@torch.no_grad()
+def classified(
+    model: SwitchedNetwork,
+    gains: Mapping[str, Tensor],
+    loader: Loader,
+    *,
+    most: int | None = None,
+    label: str = "",
+) -> tuple[Tensor, Tensor]:
+    """:func:`correct`, and the labels [n] of the examples in that order, both on the CPU."""
     number = len(next(iter(gains.values())))
     rows = [
         {name: g[s : s + 1].to(model.device) for name, g in gains.items()} for s in range(number)
     ]
-    parts = []
-    with _same_order(model, loader):
+    parts, labels = [], []
+    with same_batches(loader, [0], model.device):
         for batch in tqdm(loader, desc=label, unit="batch", disable=None, leave=False):
             inputs, targets = move_batch(batch, model.device)
             right = []
@@ -66,19 +77,9 @@ def correct(
                 check_classes(outputs, targets)
                 right.append(outputs.argmax(1) == targets)
             parts.append(torch.stack(right).cpu())
-            if most is not None and sum(part.shape[1] for part in parts) >= most:
+            labels.append(targets.cpu())
+            if most is not None and sum(map(len, labels)) >= most:
                 break
     if not parts:
         raise DirpruneError("the loader is empty, expected batches of (inputs, targets)")
-    return torch.cat(parts, dim=1)[:, :most]
-
-
-@contextmanager
-def _same_order(model: SwitchedNetwork, loader: Loader) -> Iterator[None]:
-    own: Any = getattr(loader, "generator", None)
-    state = own.get_state() if isinstance(own, torch.Generator) else None
-    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-        seed_generators(loader, [0])
-        yield
-    if state is not None:
-        own.set_state(state)
+    return torch.cat(parts, dim=1)[:, :most], torch.cat(labels)[:most]

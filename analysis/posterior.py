@@ -24,6 +24,7 @@ from .evidence import (
     store_evidence,
 )
 from .evidence.removal_cost import cost_evidence
+from .evidence.stored import learning_passes
 from .evidence.switches import (
     chosen_stats,
     draw_switches,
@@ -142,9 +143,9 @@ def posterior(
     }
     if fit.examples is not None:
         tree.attrs["examples"] = fit.examples
-    store_evidence(
-        tree, cost_evidence({n: torch.cat([c[n] for c in costs]) for n in few}, cost_inputs[1])
-    )
+    found = cost_evidence({n: torch.cat([c[n] for c in costs]) for n in few}, cost_inputs[1])
+    found.learning = learning_passes(fit)
+    store_evidence(tree, found)
     if fit.stats:  # of all draws, those that were not taken too
         tree.attrs["divergences"] = sum(int(chain["diverging"].sum()) for chain in fit.stats)
     return tree

@@ -97,8 +97,9 @@ def predict_accuracy(
         model: the switched network, a classifier.
         decision: what stays.
         source: a Fit or a DataTree of ``posterior``; None leaves ``under_draws`` out.
-        loader: held-out images that took no part in training, posterior or decision (of a decision
-            under ``max_drop``, none of those that chose).
+        loader: held-out images that took no part in training, posterior or decision. Of a decision
+            under ``max_drop`` those that confirmed it are the nearest to that, but they let it
+            through: simulated, a 90 % interval from them holds 84 to 93 %.
         evidence: that of the decision, for ``other_masks``.
         new_images: m; None predicts the accuracy over ever so many images.
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import trange
 
 from ..inference.batchnorm import recalibrate
 from ..inference.evaluate import evaluate
-from ..inference.loop import Loader, seed_generators, seed_of
+from ..inference.loop import Loader, same_batches, seed_of
 from ..model.decision import Decision
 from ..model.errors import DirpruneError
 from ..model.surgery import cut, without_empty_layers
 from ..model.switched import SwitchedNetwork
+from .budget import full_cost, target, up
 from .evidence import Scores
 from .evidence.switches import fixed_images
+from .flat_scores import flat_scores
+from .removal import site_units
 
 HALVINGS = 50  # of the interval in which the power lies, far below what moves a width
 
@@ -81,14 +85,12 @@ def random_widths(
     chosen = fixed_images(model, loader, images, seed)
     found: list[tuple[float, float]] = []
     best: dict[str, Tensor] = {}
-    devices = [model.device] if model.device.type == "cuda" else []
     for _ in trange(candidates, desc="random widths", unit="cut", disable=None, leave=False):
         kept = _within(model, order, generator.uniform(size=len(order)), what, share)
         network = cut(model.network, model.graph, kept)
-        with torch.random.fork_rng(devices):
-            seed_generators(loader, [seed, 1])  # the same batches for all
+        with same_batches(loader, [seed, 1], model.device):  # the same for all
             recalibrate(network, loader, batches=recalibration_batches)
-        result = evaluate(network, [chosen], model.device)
+        result = evaluate(_Outputs(model, network), [chosen], model.device)
         found.append((result.percent, result.log_likelihood))
         if found[-1] == max(found):
             best = kept
@@ -104,24 +106,25 @@ def _best_first(
     model: SwitchedNetwork, evidence: Mapping[str, Scores] | Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Of each site with evidence its units, best first, ties by index."""
-    order = {}
-    for name, item in evidence.items():
-        if name not in model.sites:
-            raise DirpruneError(
-                f"evidence for the site {name!r}, which this network does not have "
-                f"(it has {', '.join(model.sites)})"
-            )
-        scores = item.scores if isinstance(item, Scores) else torch.as_tensor(item)
-        size = model.sites[name].size
-        if scores.shape != (size,) or not bool(scores.isfinite().all()):
-            raise DirpruneError(
-                f"evidence for site {name!r}: expected {size} finite scores, got shape "
-                f"{list(scores.shape)}"
-            )
-        order[name] = scores.detach().cpu().argsort(descending=True, stable=True)
-    if not order:
+    scores, _ = flat_scores(model.costs, evidence)
+    if not evidence:
         raise DirpruneError("no evidence: there is nothing to choose units by")
-    return order
+    return {
+        name: torch.from_numpy(np.argsort(-scores[units], kind="stable"))
+        for name, units in zip(model.costs.sites, site_units(model.costs), strict=True)
+        if name in evidence
+    }
+
+
+class _Outputs(nn.Module):
+    """A network that was cut, with the outputs that ``output=`` picks from what it returns."""
+
+    def __init__(self, model: SwitchedNetwork, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self._model = network, (model,)  # a tuple: no part of it
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self._model[0].picked(self.network(*args, **kwargs))
 
 
 def _within(
@@ -133,7 +136,7 @@ def _within(
 ) -> dict[str, Tensor]:
     """The units that stay at the smallest power that meets the budget."""
     table = model.costs
-    target = share * table.total(what)
+    allowed = target(what, share, full_cost(table, what))
 
     def keep(power: float) -> dict[str, Tensor]:
         widths = [
@@ -146,18 +149,18 @@ def _within(
         }
         return without_empty_layers(model.graph, kept)
 
-    if table.total(what, keep(0.0)) <= target:
+    if table.total(what, keep(0.0)) <= allowed:
         return keep(0.0)
     # At the largest power every site with evidence has one unit, whatever was drawn.
     low, high = 0.0, 1e6
-    if table.total(what, keep(high)) > target:
-        least = table.total(what, keep(high)) / table.total(what)
+    if table.total(what, keep(high)) > allowed:
+        least = up(table.total(what, keep(high)), full_cost(table, what))
         raise DirpruneError(
-            f"budget {what}={share}: with one unit in each site at least {least:.4f} must stay"
+            f"budget {what}={share}: with one unit in each site at least {least} must stay"
         )
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if table.total(what, keep(middle)) <= target:
+        if table.total(what, keep(middle)) <= allowed:
             high = middle
         else:
             low = middle

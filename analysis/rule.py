@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..model.cost import CostTable
 from .budget import keep_within, smallest_share
-from .widths import keep_uniform, keep_widths, smallest_uniform_share
+from .widths import UNIFORM, keep_uniform, keep_widths, smallest_uniform_share
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -40,7 +40,7 @@ class Rule:
     def __call__(self, scores: Floats) -> Bools:
         if isinstance(self.widths, Mapping):
             return keep_widths(self.table, scores, self.fixed, self.widths)
-        if self.widths is not None:
+        if self.widths == UNIFORM:
             return self.uniform(scores)[0]
         return keep_within(
             self.table, scores, self.fixed, self.budgets, per_cost=self.per_cost,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 
 from ..model.decision import Decision
 from ..model.errors import DirpruneError
@@ -18,7 +20,9 @@ from .tree import cost_table
 
 
 def keep_above(
-    model: SwitchedNetwork | xr.DataTree, evidence: Mapping[str, Scores], threshold: float
+    model: SwitchedNetwork | xr.DataTree,
+    evidence: Mapping[str, Scores] | Mapping[str, Tensor],
+    threshold: float,
 ) -> Decision:
     """Keep the units whose score is above a threshold; no site loses its best one.
 
@@ -33,7 +37,8 @@ def keep_above(
 
     Args:
         model: the switched network, or a DataTree of ``posterior``.
-        evidence: site name -> :class:`Scores`. A site without evidence keeps all its units.
+        evidence: site name -> :class:`Scores`, or plain 1-D scores. A site without evidence keeps
+            all its units.
         threshold: units with at most this score go.
 
     Returns:
@@ -43,7 +48,11 @@ def keep_above(
     Raises:
         DirpruneError: scores that do not compare across sites, or evidence of another network.
     """
-    local = [site for site, scores in evidence.items() if not scores.across_sites]
+    found = {
+        site: s if isinstance(s, Scores) else Scores(torch.as_tensor(s))
+        for site, s in evidence.items()
+    }
+    local = [site for site, scores in found.items() if not scores.across_sites]
     if local:
         raise DirpruneError(
             f"a threshold for all sites needs scores that compare across sites, and those of "
@@ -62,7 +71,7 @@ def keep_above(
             kept[unit] = False
     probability = {
         site: (s.draws > threshold).double().mean(0)
-        for site, s in evidence.items()
+        for site, s in found.items()
         if s.draws is not None
     }
     settings = {"evidence": getattr(evidence, "criterion", ""), "threshold": threshold}

@@ -56,9 +56,9 @@ def evidence_group(criterion: str) -> str:
 
 
 def stored_criteria(tree: xr.DataTree) -> list[str]:
-    """The criteria whose evidence the tree holds."""
-    names = [n.removeprefix("evidence_") for n in tree.children if n.startswith("evidence_")]
-    return [*([PRIMARY] if evidence_group(PRIMARY) in tree.children else []), *names]
+    """The criteria whose evidence the tree holds, with their options."""
+    groups = [n for n in tree.children if n.partition("_")[0] == evidence_group(PRIMARY)]
+    return [str(tree[group].attrs.get("criterion", group)) for group in groups]
 
 
 def site_dataset(values: dict[str, Tensor], dims: tuple[str, ...]) -> xr.Dataset:

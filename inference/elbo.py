@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoGuide
 from ..guides import elbo_for
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
-from .loop import Loader, move_batch, seed_generators
+from .loop import Loader, move_batch, same_batches, seed_generators
 from .particles import Particles
 
 
@@ -51,7 +51,7 @@ def estimate_elbo(
             raise DirpruneError(f"{name}: expected a whole number of at least 1, got {number!r}")
     loss, values, sizes = elbo_for(guide), [], []
     with (
-        torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),
+        same_batches(loader, [seed], model.device),
         pyro.get_param_store().scope(),
         pyro.validation_enabled(False),
         torch.no_grad(),

@@ -6,6 +6,7 @@ import itertools
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -167,7 +168,6 @@ def run_epochs(
     def snapshot(states: dict[str, Tensor]) -> dict[str, Any]:
         return {"job": job.state(), "values": values, "generators": states}
 
-    devices = [device] if device.type == "cuda" else []
     bar = tqdm(
         total=epochs * length,
         initial=len(values),
@@ -177,7 +177,7 @@ def run_epochs(
         leave=False,
     )
     last = time.monotonic()
-    with bar, torch.random.fork_rng(devices), deferred_interrupt() as interrupt:
+    with bar, same_batches(loader, seed, device), deferred_interrupt() as interrupt:
         for epoch in range(first_epoch, epochs):
             seed_generators(loader, [*seed, epoch])
             batches = iter(loader)
@@ -260,12 +260,45 @@ def seed_of(numbers: Sequence[int]) -> int:
 
 
 def seed_generators(loader: Loader, numbers: Sequence[int]) -> None:
-    """Seed torch's generators and, where the loader has one, its own: they order its batches."""
+    """Seed torch's generators and those of the loader itself: they order its batches."""
     seed = seed_of(numbers)
     torch.manual_seed(seed)
-    generator = getattr(loader, "generator", None)
-    if isinstance(generator, torch.Generator):
+    for generator in _own_generators(loader):
         generator.manual_seed(seed)
+
+
+@contextmanager
+def same_batches(loader: Loader, seed: Sequence[int], device: torch.device) -> Iterator[None]:
+    """Within, the loader's first pass has the same batches each time; generators are put back.
+
+    That holds where torch orders them: by its own generators, the loader's or its sampler's.
+
+    Args:
+        loader: batches of (inputs, targets).
+        seed: integers that identify these batches.
+        device: whose generators are used besides the CPU's.
+    """
+    own = [(generator, generator.get_state()) for generator in _own_generators(loader)]
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            seed_generators(loader, seed)
+            yield
+    finally:
+        for generator, state in own:
+            generator.set_state(state)
+
+
+def _own_generators(loader: Loader) -> list[torch.Generator]:
+    """Of the loader, its sampler, its batch sampler and the sampler within that, each once."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = (
+        loader,
+        getattr(loader, "sampler", None),
+        batch_sampler,
+        getattr(batch_sampler, "sampler", None),
+    )
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 def _generators(device: torch.device) -> dict[str, Tensor]:

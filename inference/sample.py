@@ -29,7 +29,7 @@ from .batches import check_batch
 from .fingerprint import fingerprint, readable
 from .fit import Fit
 from .interrupt import Interrupt, deferred_interrupt
-from .loop import Checkpoint, Loader, NonFiniteError, move_batch, seed_generators, seed_of
+from .loop import Checkpoint, Loader, NonFiniteError, move_batch, same_batches, seed_of
 
 
 def sample(
@@ -131,8 +131,8 @@ def sample(
     }
     fitted = Fit([], [], 0.0, settings, learned=[dict(held) for _ in range(chains)])
     with _undisturbed(model), deferred_interrupt() as interrupt:
-        seed_generators(loader, [seed])
-        data = _gather(model, loader)
+        with same_batches(loader, [seed], model.device):
+            data = _gather(model, loader)
         identity = dict(settings)
         if checkpoint is not None:
             identity |= fingerprint(model) | {"data": _crc(data), "noise": _crc(held)}

@@ -12,7 +12,6 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from ..guides import check_elbo, elbo_for
 from ..model.errors import DirpruneError
@@ -117,7 +116,7 @@ class Svi:
         self.optimizer.step()
         self.schedule.step()
         self.steps_done += 1
-        self.examples += len(tree_leaves(inputs)[0])
+        self.examples += len(targets)
         return value
 
     def _gradient(self, inputs: Any, targets: Tensor) -> float:

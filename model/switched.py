@@ -263,7 +263,10 @@ class SwitchedNetwork(nn.Module):
     def outputs_at_gains(self, inputs: Any, gains: Mapping[str, Tensor]) -> Tensor:
         """The network's outputs at given gains, site -> [P, K]."""
         args, kwargs = self.arguments(inputs)
-        out = self.body(gains, *args, **kwargs)
+        return self.picked(self.body(gains, *args, **kwargs))
+
+    def picked(self, out: Any) -> Tensor:
+        """The outputs in what the network returns, or one that was pruned from it: ``output=``."""
         if self._output is not None:
             try:
                 out = self._output(out)

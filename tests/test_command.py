@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,6 +177,17 @@ def test_resume_of_a_finished_run_changes_nothing(
     assert main(["run", "--out", str(finished), "--resume", *QUICK]) == 0
     assert "test accuracy" in capsys.readouterr().out
     assert (finished / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["{bad", "{}", "[]"])
+def test_damaged_figures_are_told(
+    finished: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "metrics.json").write_text(content)
+    assert main(["run", "--out", str(out), "--resume", *QUICK]) == 2
+    assert "metrics.json is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

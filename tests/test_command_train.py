@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,14 @@ def test_what_is_wrong_is_refused(
     assert message in said
     assert said.count("\n") == 1
     assert not out.exists() or not any(out.iterdir())
+
+
+@pytest.mark.parametrize("content", ["{bad", "{}", "[]"])
+def test_damaged_figures_are_told(
+    pruned: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "out"
+    shutil.copytree(pruned, copy)
+    (copy / "metrics.json").write_text(content)
+    assert main([*SPP, "--out", str(copy), "--resume"]) == 2
+    assert "metrics.json is damaged" in capsys.readouterr().err

@@ -6,6 +6,7 @@ A criterion is a function of a :class:`~.material.Material` that returns an
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import xarray as xr
@@ -79,7 +80,8 @@ def spelled(criterion: str, options: dict[str, Any]) -> str:
     >>> spelled("removal-cost", {"draws": 16})
     'removal-cost:draws=16'
     """
-    return ":".join([criterion, *(f"{k.replace('_', '-')}={v:g}" for k, v in options.items())])
+    numbers = {k: int(v) if isinstance(v, Integral) else float(v) for k, v in options.items()}
+    return ":".join([criterion, *(f"{k.replace('_', '-')}={v!r}" for k, v in numbers.items())])
 
 
 __all__ = [

@@ -24,7 +24,7 @@ def among_best(material: Material, *, share: float = 0.5, draws: int = DRAWS) ->
     Raises:
         DirpruneError: a share above 1.
     """
-    if share > 1:
+    if not 0 < share <= 1:
         raise DirpruneError(
             f"evidence {material.criterion!r}: share={share}: expected a share of a site's units, "
             "in (0, 1]"

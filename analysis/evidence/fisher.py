@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
+from tqdm import tqdm
 
 from .material import Material
 from .scores import Evidence, Passes, Scores
 from .slopes import example_slopes
-from .switches import grid, usual_batch
 
 FISHER_IMAGES = 4096  # few examples of a trained network carry most of it
 
@@ -30,14 +30,15 @@ def fisher(material: Material, *, images: int = FISHER_IMAGES) -> Evidence:
         weights; Lucas Theis, Iryna Korshunova, Alykhan Tejani, Ferenc Huszar, "Faster gaze
         prediction with dense networks and Fisher pruning", 2018, arXiv 1801.05787, of channels.
     """
-    model = material.model
-    inputs, targets = material.images(images)
-    count = len(targets)
-    batches = grid(1, count, usual_batch(inputs), "fisher")
+    model, count = material.model, 0
     scores = {n: torch.zeros(s.size, dtype=torch.float64) for n, s in model.sites.items()}
-    for slopes in example_slopes(model, inputs, targets, batches):
-        for site, slope in slopes.items():
-            scores[site] += slope.square().sum(0) / count
+    with material.batches(images) as batches:
+        bar = tqdm(batches, desc="fisher", unit="batch", disable=None, leave=False)
+        for slopes in example_slopes(model, bar):
+            count += len(next(iter(slopes.values())))
+            for site, slope in slopes.items():
+                scores[site] += slope.double().square().sum(0)
     return Evidence(
-        {site: Scores(score, unit="nats") for site, score in scores.items()}, Passes(count, count)
+        {site: Scores(score / count, unit="nats") for site, score in scores.items()},
+        Passes(count, count),
     )

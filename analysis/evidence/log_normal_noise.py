@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from ...guides.distributions import TruncatedLogNormal, TruncatedLogUniform
 from ...inference.batches import check_batch, not_finite
-from ...inference.loop import Checkpoint, Loader, NonFiniteError, batches_in, run_epochs
+from ...inference.loop import (
+    Checkpoint,
+    Loader,
+    NonFiniteError,
+    batches_in,
+    run_epochs,
+    same_batches,
+)
 from ...inference.particles import Particles
 from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
@@ -139,7 +146,7 @@ def learn_noise(
         loader: batches of training images, gone through as often as the steps need.
         steps: batches to learn from.
         lr: Adam's first step size, for mu and log sigma.
-        seed: of the noise and the loader's order.
+        seed: of the noise and the loader's order; generators are left as they were.
         progress: show a progress bar; None shows it on a terminal only.
 
     Raises:
@@ -151,16 +158,19 @@ def learn_noise(
         Pruning via Log-Normal Multiplicative Noise", 2017, arXiv 1705.07283.
     """
     job = NoiseJob(model, lr, steps)
-    losses = run_epochs(
-        job,
-        _Steps(loader, steps),
-        epochs=1,
-        seed=[seed, steps],
-        checkpoint=Checkpoint(),
-        device=model.device,
-        label="noise",
-        progress=progress,
-    )
+    numbers = [seed, steps]
+    # Of the loader itself: within, the job sees a longer one.
+    with same_batches(loader, numbers, model.device):
+        losses = run_epochs(
+            job,
+            _Steps(loader, steps),
+            epochs=1,
+            seed=numbers,
+            checkpoint=Checkpoint(),
+            device=model.device,
+            label="noise",
+            progress=progress,
+        )
     posterior = {
         name: TruncatedLogNormal(
             q.loc.detach().cpu(), q.scale.detach().cpu(), q.low.cpu(), q.high.cpu()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from ...inference.loop import Loader
 from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
 from ..tree import stored_criteria, switches
-from .switches import DRAWS, draw_switches, each_restart, fixed_images
+from .switches import DRAWS, draw_switches, each_restart, fixed_batches, fixed_images
 
 Source = Fit | xr.DataTree | None
 
@@ -43,9 +44,17 @@ class Material:
 
     def images(self, number: int) -> tuple[Any, Tensor]:
         """(inputs, targets) of the same ``number`` training images at each call, on the device."""
+        return fixed_images(self.model, self._images, number)
+
+    def batches(self, number: int) -> AbstractContextManager[Iterator[tuple[Any, Tensor]]]:
+        """The same images batch by batch, for a criterion that need not hold them all."""
+        return fixed_batches(self.model, self._images, number)
+
+    @property
+    def _images(self) -> Loader:
         if self.loader is None:
             raise self._lacks("a loader of training images")
-        return fixed_images(self.model, self.loader, number)
+        return self.loader
 
     def switches(self, draws: int | None = None) -> dict[str, Tensor]:
         """The posterior's draws, site -> [chain, draw, K], float64: those of ``posterior``.
@@ -87,6 +96,6 @@ class Material:
     def _lacks(self, what: str) -> DirpruneError:
         there = ""
         if isinstance(self.source, xr.DataTree) and self.given_model is None:
-            held = [c for c in stored_criteria(self.source) if c != self.criterion]
+            held = stored_criteria(self.source)
             there = f"; this file holds {', '.join(held)}" if held else ""
         return DirpruneError(f"evidence {self.criterion!r} needs {what}{there}")

@@ -70,7 +70,7 @@ def reduced_to_interval(q: TruncatedLogNormal, bits: float) -> Tensor:
         \Delta F = \log \frac{B - A}{B' - A} + \log Q(x \le B'), \qquad B' = -\text{bits} \log 2
 
     This is BMRS_U with its reduced log-uniform prior, which ends where a gain is lost in a number
-    of so many bits. It is at most :math:`\log \frac{B - A}{B' - A}`, 0.33 nats for 8 bits.
+    of so many bits. It is at most :math:`\log \frac{B - A}{B' - A}`, 0.325 nats for 8 bits.
 
     Args:
         q: the posterior of the noise.

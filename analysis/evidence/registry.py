@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...guides.families import parse_options
 from ...model.errors import DirpruneError, unknown_name
+from ...model.options import check_numbers, keyword_options
 from .among_best import among_best
 from .apoz import apoz
 from .bn_scale import bn_scale
@@ -47,8 +46,7 @@ class Criterion:
     @property
     def options(self) -> dict[str, Any]:
         """Its options with their defaults."""
-        parameters = inspect.signature(self.score).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return keyword_options(self.score)
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -104,8 +102,8 @@ def register_criterion(name: str, criterion: Criterion) -> None:
     """
     if name in CRITERIA:
         raise DirpruneError(f"evidence {name!r} exists already")
-    if not name or any(mark in name for mark in ":, ="):
-        raise DirpruneError(f"evidence {name!r}: expected a name without spaces and :,=")
+    if not name or any(mark in name for mark in ":, =/"):
+        raise DirpruneError(f"evidence {name!r}: expected a name without spaces and :,=/")
     CRITERIA[name] = criterion
 
 
@@ -127,21 +125,5 @@ def parse_criterion(spec: str) -> tuple[str, dict[str, float]]:
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that a criterion does not have, and values that are no positive numbers."""
-    known = CRITERIA[name].options
-    for option, value in options.items():
-        if option not in known:
-            has = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
-            raise DirpruneError(f"evidence {name!r} has no option {option!r}. It has: {has}")
-        whole = isinstance(known[option], int)
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            kind = "whole number" if whole else "number"
-            raise DirpruneError(
-                f"evidence {name!r}: option {option!r}: expected a {kind}, as in {option}="
-                f"{known[option]}, got {value!r}"
-            )
-        least = 1 if whole and option != "seed" else 0
-        if not least <= value < math.inf:
-            raise DirpruneError(
-                f"evidence {name!r}: option {option!r}: expected at least {least}, got {value!r}"
-            )
+    """Refuse options that a criterion does not have, and values that they cannot have."""
+    check_numbers(f"evidence {name!r}", CRITERIA[name].options, options)

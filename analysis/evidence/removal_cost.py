@@ -26,8 +26,16 @@ def expected_removal_cost(
         draws: of each restart.
         images: training images, the same for every draw.
     """
-    costs = material.under_draws(draws, images, removal_cost)
-    return cost_evidence(costs, material.images(images)[1])
+    seen: list[Tensor] = []
+
+    def cost(
+        model: SwitchedNetwork, switches: Mapping[str, Tensor], inputs: Any, targets: Tensor
+    ) -> dict[str, Tensor]:
+        seen.append(targets)  # the same for every restart
+        return removal_cost(model, switches, inputs, targets)
+
+    costs = material.under_draws(draws, images, cost)
+    return cost_evidence(costs, seen[0])
 
 
 def cost_evidence(costs: Mapping[str, Tensor], targets: Tensor) -> Evidence:

@@ -23,6 +23,12 @@ def store_evidence(tree: xr.DataTree, found: Evidence) -> None:
     chains = next(iter(switches(tree).values())).shape[0]
     draws = {site: s.draws for site, s in found.items() if s.draws is not None}
     first = next(iter(found.values()))
+    for site, d in draws.items():
+        if not torch.allclose(d.double().mean(0), found[site].scores.double(), rtol=1e-4):
+            raise DirpruneError(
+                f"evidence {found.criterion!r}: the scores of site {site!r} are not the means of "
+                "their draws, as a decision made again from the file would have them"
+            )
     if draws and len(draws) == len(found):
         number = min(len(d) for d in draws.values())
         if number % chains:
@@ -37,7 +43,8 @@ def store_evidence(tree: xr.DataTree, found: Evidence) -> None:
         "criterion": found.criterion,
         "unit": first.unit,
         "across_sites": int(first.across_sites),
-        "passes": json.dumps([found.passes.forward, found.passes.backward]),
+        "passes": _as_json(found.passes),
+        "learning": _as_json(found.learning),
     }
     tree[evidence_group(found.criterion)] = xr.DataTree(group)
 
@@ -50,7 +57,7 @@ def read_evidence(tree: xr.DataTree, criterion: str) -> Evidence:
     """
     group = tree[evidence_group(criterion)].to_dataset()
     try:
-        passes = Passes(*json.loads(group.attrs["passes"]))
+        passes, learning = (_from_json(group.attrs[key]) for key in ("passes", "learning"))
         unit, across = str(group.attrs["unit"]), bool(group.attrs["across_sites"])
         found = {}
         for site, values in group.items():
@@ -58,9 +65,7 @@ def read_evidence(tree: xr.DataTree, criterion: str) -> Evidence:
             draws = array.flatten(0, -2) if values.ndim > 1 else None
             scores = array if draws is None else draws.mean(0)
             found[str(site)] = Scores(scores, draws, unit, across)
-        return Evidence(
-            found, passes, criterion=str(group.attrs["criterion"]), learning=learning_passes(tree)
-        )
+        return Evidence(found, passes, criterion=str(group.attrs["criterion"]), learning=learning)
     except (KeyError, ValueError, TypeError) as error:
         raise DirpruneError(
             f"the DataTree's group {evidence_group(criterion)!r} is not evidence that this version "
@@ -75,3 +80,12 @@ def learning_passes(source: Source) -> Passes | None:
         source.examples if isinstance(source, Fit) else None
     )  # fmt: skip
     return None if examples is None else Passes(int(examples), int(examples))
+
+
+def _as_json(passes: Passes | None) -> str:
+    return json.dumps(None if passes is None else [passes.forward, passes.backward])
+
+
+def _from_json(text: str) -> Passes | None:
+    numbers = json.loads(text)
+    return None if numbers is None else Passes(*numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from tqdm import tqdm
 
 from ...inference.fit import Fit
-from ...inference.loop import Loader, move_batch, seed_generators, seed_of
+from ...inference.loop import Loader, move_batch, same_batches, seed_of
 from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
 
@@ -263,22 +264,35 @@ def fixed_images(
 ) -> tuple[Any, Tensor]:
     """The first ``number`` images of a loader under a fixed seed: (inputs, targets) on the device.
 
-    The same loader gives the same images each time, also where it shuffles.
+    The same loader gives the same images each time, also where it shuffles by torch's generators,
+    which are left as they were.
     """
-    parts: list[tuple[Any, Tensor]] = []
-    found = 0
-    own = getattr(loader, "generator", None)
-    state = own.get_state() if isinstance(own, torch.Generator) else None
-    with torch.random.fork_rng(_devices(model)):
-        seed_generators(loader, [seed])
-        for batch in loader:
-            parts.append(move_batch(batch, model.device))
-            found += len(parts[-1][1])
-            if found >= number:
-                break
-    if own is not None and state is not None:
-        own.set_state(state)
-    if not parts:
-        raise DirpruneError("the loader is empty, expected batches of (inputs, targets)")
-    inputs, targets = tree_map(lambda *xs: torch.cat(xs)[:number], *parts)
+    with fixed_batches(model, loader, number, seed) as batches:
+        parts = list(batches)
+    inputs, targets = tree_map(lambda *xs: torch.cat(xs), *parts)
     return inputs, targets
+
+
+@contextmanager
+def fixed_batches(
+    model: SwitchedNetwork, loader: Loader, number: int, seed: int = 0
+) -> Iterator[Iterator[tuple[Any, Tensor]]]:
+    """The images of :func:`fixed_images` batch by batch, of which one is held at a time.
+
+    Batches are the loader's, or parts of them where their size suggests smaller ones.
+    """
+    with same_batches(loader, [seed], model.device):
+        yield _first(loader, number, model.device)
+
+
+def _first(loader: Loader, number: int, device: torch.device) -> Iterator[tuple[Any, Tensor]]:
+    left = number
+    for batch in loader:
+        inputs, targets = move_batch(batch, device)
+        for index in torch.arange(min(len(targets), left)).split(usual_batch(inputs)):
+            yield take(inputs, index.to(device)), targets[index.to(device)]
+        left -= len(targets)
+        if left <= 0:
+            return
+    if left == number:
+        raise DirpruneError("the loader is empty, expected batches of (inputs, targets)")

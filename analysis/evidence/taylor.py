@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from .material import Material
@@ -34,15 +35,18 @@ def taylor(
         for Neural Network Pruning", 2019, arXiv 1906.10771.
     """
     model = material.model
-    inputs, targets = material.images(images)
-    count = len(targets)
-    batches = torch.arange(count).tensor_split(-(-count // batch))
-    scores = {n: torch.zeros(s.size, dtype=torch.float64) for n, s in model.sites.items()}
-    bar = tqdm(batches, desc="taylor", unit="batch", disable=None, leave=False)
-    for slopes in example_slopes(model, inputs, targets, bar):
-        for site, slope in slopes.items():
-            scores[site] += slope.mean(0).square() / len(batches)
-    return Evidence(
-        {site: Scores(score, unit="squared nats") for site, score in scores.items()},
-        Passes(count, count),
-    )
+    parts: dict[str, list[Tensor]] = {site: [] for site in model.sites}
+    with material.batches(images) as batches:
+        bar = tqdm(batches, desc="taylor", unit="batch", disable=None, leave=False)
+        for slopes in example_slopes(model, bar):
+            for site, slope in slopes.items():
+                parts[site].append(slope)
+    # How batches are even is known when all images have been seen: slopes are held, a number for
+    # each unit, which are few beside an image's pixels and activations.
+    scores, count = {}, 0
+    for site in model.sites:
+        found = torch.cat(parts.pop(site))
+        count = len(found)
+        means = [s.double().mean(0) for s in found.tensor_split(-(-count // batch))]
+        scores[site] = Scores(torch.stack(means).square().mean(0), unit="squared nats")
+    return Evidence(scores, Passes(count, count))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def predicted_accuracy_figure(panels: Mapping[str, Sequence[Checked]]) -> Figure
     axes = grid_axes(figure, len(panels))
     for ax, (title, checked) in zip(axes, panels.items(), strict=True):
         at = np.arange(len(checked))
-        names = [",".join(f"{k}={v:g}" for k, v in c.budget.items()) for c in checked]
+        names = [",".join(_aim(k, v) for k, v in c.budget.items()) for c in checked]
         masks = [c.predicted.other_masks for c in checked]
         for x, other in zip(at, masks, strict=True):
             if other is not None:
@@ -70,3 +70,14 @@ def predicted_accuracy_figure(panels: Mapping[str, Sequence[Checked]]) -> Figure
         fontsize=8.5, color=MUTED,
     )  # fmt: skip
     return figure
+
+
+def _aim(what: str, value: Any) -> str:
+    """A budget or widths, as a label.
+
+    >>> _aim("macs", 0.5), _aim("widths", "uniform"), _aim("widths", {"conv1": 3})
+    ('macs=0.5', 'uniform widths', 'given widths')
+    """
+    if what == "widths":
+        return f"{value if isinstance(value, str) else 'given'} widths"
+    return f"{what}={value:g}"

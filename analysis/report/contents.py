@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...model.networks import is_own
 from ..plots import SiteView, share_of_macs
 from .latent import correlated_units, hyper_rows
 from .pictures import MOST_SITES
@@ -65,6 +66,7 @@ def contents(run: Run) -> dict[str, Any]:
         "images": {k: f"{v:,}" for k, v in (m.get("images") or {}).items()},
         "versions": m.get("versions") or {},
         "seconds": {k: f"{v:,.1f}" for k, v in (m.get("seconds") or {}).items()},
+        "own": m["network"] if is_own(str(m["network"])) else "",
         "pruned": json.dumps(str(run.path / "pruned"), ensure_ascii=False),
         "program": json.dumps(str(run.path / "pruned.pt2"), ensure_ascii=False),
         "posterior": json.dumps(str(run.path / "posterior.nc"), ensure_ascii=False),

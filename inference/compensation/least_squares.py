@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -75,11 +74,6 @@ def least_squares(
         Networks", 2017, arXiv 1707.06168. Jian-Hao Luo, Jianxin Wu, Weiyao Lin, "ThiNet", 2017,
         arXiv 1707.06342 (which reconstructs from the original's inputs).
     """
-    if images < 1 or positions < 1 or not (math.isfinite(ridge) and ridge >= 0):
-        raise DirpruneError(
-            f"compensation {task.name!r}: expected at least 1 image and 1 position, and ridge of "
-            f"at least 0, got images={images}, positions={positions}, ridge={ridge}"
-        )
     figures: dict[str, dict[str, float]] = {}
     left_alone: dict[str, str] = {}
     for weight in _incomplete(task):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ...guides.families import parse_options
-from ...model.errors import DirpruneError, unknown_name
+from ...model.errors import unknown_name
+from ...model.options import check_numbers, keyword_options
 from .fold_gains import fold_gains
 from .least_squares import least_squares
 from .recalibration import recalibrate_norms
@@ -35,8 +35,7 @@ class Compensation:
     @property
     def options(self) -> dict[str, Any]:
         """Its options with their defaults."""
-        parameters = inspect.signature(self.apply).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return keyword_options(self.apply)
 
 
 COMPENSATIONS: dict[str, Compensation] = {
@@ -61,20 +60,12 @@ def parse_compensation(spec: str) -> tuple[str, dict[str, float]]:
     ('least-squares', {'images': 500})
 
     Raises:
-        DirpruneError: not of that form, an unknown name, or an option that it does not have.
+        DirpruneError: not of that form, an unknown name, an option that it does not have, or a
+            value that the option cannot have.
     """
     name, *parts = spec.split(":")
     if name not in COMPENSATIONS:
         raise unknown_name("compensation", name, COMPENSATIONS)
     options = parse_options(parts, f"compensation {spec!r}", f"{name}:OPTION=NUMBER:...")
-    known = COMPENSATIONS[name].options
-    for option, value in options.items():
-        if option not in known:
-            has = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
-            raise DirpruneError(f"compensation {name!r} has no option {option!r}. It has: {has}")
-        if isinstance(known[option], int) and not isinstance(value, int):
-            raise DirpruneError(
-                f"compensation {name!r}: option {option!r}: expected a whole number, as in "
-                f"{option}={known[option]}, got {value!r}"
-            )
+    check_numbers(f"compensation {name!r}", COMPENSATIONS[name].options, options)
     return name, options

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...model.decision import Decision
 from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
-from ..loop import Loader, seed_generators
+from ..loop import Loader, same_batches
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Task:
         """
         if self.given_gains is None:
             raise DirpruneError(
-                f"compensation {self.name!r} needs gains=, a gain for every unit of a site, as "
-                "dirprune.analysis.gains.mean_gains(model, posterior) gives them"
+                f"compensation {self.name!r} needs gains=, a gain for every unit of a site of this "
+                "model, as dirprune.analysis.gains.mean_gains(model, posterior) gives them"
             )
         sites = self.model.sites
         for name, gain in self.given_gains.items():
@@ -103,12 +103,5 @@ class Task:
     def seeded(self, seed: int, device: torch.device) -> Iterator[Loader]:
         """The loader, which yields the same batches each time within; generators are put back."""
         loader = self.loader
-        own = getattr(loader, "generator", None)
-        state = own.get_state() if isinstance(own, torch.Generator) else None
-        try:
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                seed_generators(loader, [seed])
-                yield loader
-        finally:
-            if own is not None and state is not None:
-                own.set_state(state)
+        with same_batches(loader, [seed], device):
+            yield loader

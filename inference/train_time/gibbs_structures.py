@@ -17,7 +17,9 @@ from .chromatic import draw_filters
 from .exchangeable import ExchangeableSpins
 from .quantile import quantile
 
-CHUNK = 2**16  # kernels at a time: each takes a table of (positions + 1)^2 numbers
+# Kernels drawn at a time, or the whole filters that have as many: each kernel takes a table of
+# (positions + 1)^2 numbers.
+CHUNK = 2**14
 
 
 class Structure(Protocol):
@@ -78,12 +80,13 @@ class Kernel:
 
     def draw(self, squares: Tensor, p: float, beta: float) -> Tensor:
         """See :class:`Structure`."""
-        b = (quantile(squares.mean(2), p) - squares).flatten(0, 1)
-        drawn = []
-        for part in b.split(CHUNK):
-            spins = ExchangeableSpins(part, self.c, beta)
-            drawn.append(spins.draw_spins(spins.draw_pluses()))
-        return ((torch.cat(drawn) + 1) / 2).to(squares.dtype).view_as(squares)
+        limit = quantile(squares.mean(2), p)
+        mask = torch.empty_like(squares, memory_format=torch.contiguous_format)
+        kernels = squares.flatten(0, 1).split(CHUNK)
+        for into, part in zip(mask.flatten(0, 1).split(CHUNK), kernels, strict=True):
+            spins = ExchangeableSpins(limit - part, self.c, beta)
+            into.copy_((spins.draw_spins(spins.draw_pluses()) + 1) / 2)
+        return mask
 
     def cut(self, squares: Tensor, p: float) -> Tensor:
         """See :class:`Structure`."""
@@ -106,8 +109,13 @@ class Filter:
         """See :class:`Structure`."""
         means = squares.mean((1, 2))
         limit = quantile(means, p)
-        spins = draw_filters(limit - squares, self.c, beta, means > limit)
-        return ((spins + 1) / 2).to(squares.dtype)
+        filters = max(1, CHUNK // squares.shape[1])
+        mask = torch.empty_like(squares)
+        for into, part, start in zip(
+            mask.split(filters), squares.split(filters), (means > limit).split(filters), strict=True
+        ):
+            into.copy_((draw_filters(limit - part, self.c, beta, start) + 1) / 2)
+        return mask
 
     def cut(self, squares: Tensor, p: float) -> Tensor:
         """See :class:`Structure`."""

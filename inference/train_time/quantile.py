@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -12,8 +13,10 @@ def quantile(values: Tensor, p: float) -> Tensor:
     By numpy, which partitions: ``torch.quantile`` sorts, and refuses more than 2^24 values, which a
     layer may have.
 
-    >>> import torch
     >>> float(quantile(torch.tensor([4.0, 1.0, 2.0, 3.0]), 0.5))
     2.5
     """
-    return values.new_tensor(np.quantile(values.detach().cpu().numpy(), p))
+    known = values.detach().cpu()
+    if known.dtype in (torch.bfloat16, torch.float16):  # numpy has none of the first
+        known = known.float()
+    return values.new_tensor(np.quantile(known.numpy(), p))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ...model.decision import Decision
+from ...model.errors import DirpruneError
 from ...model.graph.channels import ChannelGraph
 from ...model.surgery import cut, without_empty_layers
 from ...model.switched import SwitchedNetwork
-from ..loop import Loader
+from ..loop import Loader, batches_in
 from ..training import train
 from .gibbs import check_ratio
 from .layers import kept_units, silencing_masks
@@ -49,11 +51,39 @@ def increments(ranks: Tensor, gone: int) -> Tensor:
     )
 
 
+def updates_needed(gone: int) -> int:
+    """How many updates a site takes until ``gone`` units are sure to go, if ranks never change.
+
+    >>> [updates_needed(gone) for gone in (1, 32, 250)]
+    [20, 99, 150]
+    """
+    probability, updates = torch.zeros(gone, dtype=torch.float64), 0
+    while len(probability):
+        probability = probability + increments(torch.arange(len(probability)), len(probability))
+        probability = probability[probability < 1]
+        updates += 1
+    return updates
+
+
+def usual_interval(gone: Sequence[int], steps: int) -> int:
+    """Steps between updates such that, if ranks never change, all sites are done half-way.
+
+    At least 1: a short training updates at every step, and may still not be done at its end.
+
+    Args:
+        gone: of each site, how many units are to go.
+        steps: of the whole training.
+    """
+    slowest = max((updates_needed(n) for n in gone), default=0)
+    return max(1, steps // max(1, 2 * slowest))
+
+
 def structured_probabilistic_pruning(
     model: SwitchedNetwork,
     loader: Loader,
     *,
     ratio: float = 0.5,
+    interval: int | None = None,
     epochs: int,
     lr: float = 0.05,
     weight_decay: float = 5e-4,
@@ -64,15 +94,24 @@ def structured_probabilistic_pruning(
 ) -> Pruned:
     """Train a network while its units are masked at random, with probabilities that training moves.
 
-    Every step changes the probabilities by the units' ranks within their site (:func:`increments`)
-    and then draws which units are masked. When R n units of a site are sure to go, they are gone,
-    the others stay, and training goes on with these. A site whose probabilities have not come so
-    far by the end loses the units that are likeliest to go: ``notes`` says of each site at which
-    step it was done.
+    Every step draws anew which units are masked. Every ``interval`` steps the probabilities change
+    by the units' ranks within their site (:func:`increments`). A unit that is sure to go is gone:
+    the others are ranked without it, and one fewer is to go. When R n units of a site are gone, the
+    others stay, and training goes on with these. A site whose probabilities have not come so far by
+    the end loses the units that are likeliest to go: ``notes`` says of each site at which step it
+    was done.
 
-    A group of the paper is a column of a convolution's weights, all that reads one input at one
-    position. Here it is all that reads a unit, so that the unit can be removed: a unit's norm is
-    the L1 norm of these weights, and they are what is masked.
+    The increments and the ranks by L1 norms are the paper's. Masks at every step, updates every few
+    steps and ranks without the units that are gone are as in the authors' published code
+    (``ProbPruneCol`` in ``src/caffe/layer.cpp`` of github.com/MingSun-Tse/Caffe_IncReg), which
+    leaves the interval to its user. Three things are ours:
+
+    - A group of the paper is a column of a convolution's weights, all that reads one input at one
+      position. Here it is all that reads a unit, so that the unit can be removed: a unit's norm is
+      the L1 norm of these weights, and they are what is masked.
+    - Ranks are those of the mean norms over the interval's steps. The code takes the norms of the
+      moment, to which it can add a decaying sum of the earlier ones.
+    - The default interval follows the length of the training (:func:`usual_interval`).
 
     Source: Huan Wang, Qiming Zhang, Yuehai Wang, Haoji Hu, "Structured Probabilistic Pruning for
     Convolutional Neural Network Acceleration", 2018, arXiv 1709.06994.
@@ -82,6 +121,8 @@ def structured_probabilistic_pruning(
             weights, which should be trained ones.
         loader: batches of (images, labels).
         ratio: R, the share of units that goes, the same in every site.
+        interval: steps between updates of the probabilities; by default such that, if ranks never
+            changed, all sites would be done half-way through the training.
         epochs: passes over the loader.
         lr, weight_decay, seed, checkpoint, resume, progress: as in ``train``.
 
@@ -92,7 +133,14 @@ def structured_probabilistic_pruning(
         DirpruneError: a bad argument.
     """
     check_ratio(ratio)
-    masked = SppMasked(copy.deepcopy(model.network), model.graph, ratio)
+    if interval is None:
+        gone = to_go(model.graph, ratio)
+        interval = usual_interval(gone, epochs * batches_in(loader))
+    elif interval < 1:
+        raise DirpruneError(
+            f"interval {interval}: expected the steps between updates, a whole number of at least 1"
+        )
+    masked = SppMasked(copy.deepcopy(model.network), model.graph, ratio, interval)
     losses = train(
         masked, loader, epochs=epochs, lr=lr, weight_decay=weight_decay, seed=seed,
         checkpoint=checkpoint, resume=resume, progress=progress,
@@ -106,12 +154,18 @@ def structured_probabilistic_pruning(
     return Pruned(
         network, whole, decision, gone_shares(model.network, network), losses,
         {
+            "interval": interval,
             "done_at_step": {
                 site: step if step >= 0 else None
                 for site, step in zip(model.graph.sites, done, strict=True)
-            }
+            },
         },
     )  # fmt: skip
+
+
+def to_go(graph: ChannelGraph, ratio: float) -> list[int]:
+    """R n of each site: how many of its units go. One at least stays."""
+    return [min(round(ratio * site.size), site.size - 1) for site in graph.sites.values()]
 
 
 class SppMasked(MaskedNetwork):
@@ -121,24 +175,30 @@ class SppMasked(MaskedNetwork):
         network: trained in place.
         graph: of the network.
         ratio: R.
+        interval: steps between updates of the probabilities.
 
     Attributes:
         probability: [units], of going.
+        norm_sum: [units], of the norms at the steps since the last update.
         done_at: [sites], the step at which a site had lost all that it was to lose; -1 before.
     """
 
     probability: Tensor
+    norm_sum: Tensor
     done_at: Tensor
 
-    def __init__(self, network: nn.Module, graph: ChannelGraph, ratio: float) -> None:
-        super().__init__(network, {"method": "spp", "ratio": ratio, "sites": list(graph.sites)})
-        self.graph = graph
+    def __init__(
+        self, network: nn.Module, graph: ChannelGraph, ratio: float, interval: int
+    ) -> None:
+        options = {"ratio": ratio, "interval": interval, "sites": list(graph.sites)}
+        super().__init__(network, {"method": "spp", **options})
+        self.graph, self.interval = graph, interval
         starts = graph.offsets
         self.units = [slice(start, start + graph.sites[n].size) for n, start in starts.items()]
-        # A site keeps one unit at least.
-        self.gone = [min(round(ratio * s.size), s.size - 1) for s in graph.sites.values()]
-        units = torch.zeros(graph.num_units, dtype=torch.float64)
-        self.register_buffer("probability", units.to(self.device))
+        self.gone = to_go(graph, ratio)
+        for name in ("probability", "norm_sum"):
+            units = torch.zeros(graph.num_units, dtype=torch.float64)
+            self.register_buffer(name, units.to(self.device))
         self.register_buffer("done_at", torch.full((len(graph.sites),), -1, device=self.device))
 
     def draw(self) -> dict[str, Tensor]:
@@ -178,16 +238,22 @@ class SppMasked(MaskedNetwork):
         return total[:-1]
 
     def _advance(self) -> None:
-        norms = self.norms()
+        if bool((self.done_at >= 0).all()):
+            return
+        self.norm_sum += self.norms().to(self.norm_sum)
+        if (int(self.steps) + 1) % self.interval:
+            return
         for site, (units, gone) in enumerate(zip(self.units, self.gone, strict=True)):
             if int(self.done_at[site]) >= 0:
                 continue
             p = self.probability[units]
-            if gone:
-                ranks = norms[units].argsort(stable=True).argsort()
-                p.copy_((p + increments(ranks, gone).to(p)).clamp(0, 1))
-            # The group of rank R n neither rises nor falls: it may be sure to go beside R n others.
+            left = gone - int((p >= 1).sum())
+            if left:
+                # Units that are sure to go stay so; the others are ranked without them.
+                open_ = (p < 1).nonzero()[:, 0]
+                ranks = self.norm_sum[units][open_].argsort(stable=True).argsort()
+                p[open_] = (p[open_] + increments(ranks, left).to(p)).clamp(0, 1)
             if int((p >= 1).sum()) >= gone:
-                sure = p.argsort(descending=True, stable=True)[:gone]
-                p.zero_()[sure] = 1.0
+                p.copy_(p >= 1)
                 self.done_at[site] = self.steps
+        self.norm_sum.zero_()

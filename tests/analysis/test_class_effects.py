@@ -91,6 +91,17 @@ def test_what_is_wrong_is_said(case: Any) -> None:
         class_effects(model, images)
 
 
+def test_targets_that_are_no_classes_are_refused(case: Any) -> None:
+    for targets, message in (
+        (case.targets + 3, r"labels: expected 0 to 2 for the network's 3 outputs, got 3 to 5"),
+        (case.targets - 1, r"labels: expected 0 to 2 .* got -1 to 1"),
+        (case.targets.double() / 2, r"labels: expected integers \[60\], got torch.float64"),
+    ):
+        images = DataLoader(TensorDataset(case.inputs, targets), batch_size=20)
+        with pytest.raises(DirpruneError, match=message):
+            class_effects(case.model, images)
+
+
 def made_up(sizes: dict[str, int], classes: int, names: tuple[str, ...] | None = None) -> Any:
     torch.manual_seed(0)
     effects = ClassEffects(

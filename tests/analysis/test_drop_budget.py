@@ -23,7 +23,7 @@ Curve = Callable[[float], float]
 
 
 class Stand:
-    """Stands for ``correct``: a network of so many macs loses a share of images, wins another.
+    """Stands for ``classified``: a network of so many macs loses a share of images, wins another.
 
     Images lose in the order of a random number of their own, and as much again of another number
     decides which are won: nested in macs, as masks are.
@@ -36,16 +36,17 @@ class Stand:
         self.place = torch.from_numpy(self.random.random(images))
         self.asked: list[float] = []
 
-    def __call__(self, model: Any, gains: Any, validation: Any) -> Tensor:
+    def __call__(self, model: Any, gains: Any, validation: Any) -> tuple[Tensor, Tensor]:
+        labels = torch.zeros(len(self.original))
         if gains is None:
-            return self.original[None]
+            return self.original[None], labels
         self.asked.append(gains)
         if self.fresh:
             self.place = torch.from_numpy(self.random.random(len(self.place)))
         # Of those that the original gets right so many are lost, of the others so many won.
         lost = self.original & (self.place < (self.loss(gains) + 0.1 * self.won) / 0.9)
         won = ~self.original & (self.place < self.won)
-        return ((self.original & ~lost) | won)[None]
+        return ((self.original & ~lost) | won)[None], labels
 
 
 class NoModel:
@@ -56,7 +57,7 @@ class NoModel:
 def search(
     monkeypatch: pytest.MonkeyPatch, stand: Stand, bound: float, smallest: float = 0.02
 ) -> Found:
-    monkeypatch.setattr(drop_budget, "correct", stand)
+    monkeypatch.setattr(drop_budget, "classified", stand)
     monkeypatch.setattr(drop_budget, "masked_gains", lambda model, kept: kept)
     model: Any = NoModel()
     choose: Any = lambda macs: macs  # noqa: E731
@@ -189,6 +190,34 @@ def test_a_shuffling_loader_gives_the_same_and_is_left_as_it_was(
     generator.manual_seed(4)
     second = decide(case.model, scores, max_drop=10, validation=shuffling)
     assert first.settings == second.settings
+
+
+def test_images_are_paired_where_a_sampler_shuffles(case: Case, scores: dict[str, Tensor]) -> None:
+    data = torch.utils.data.TensorDataset(case.inputs, case.targets)
+    sampler = torch.utils.data.RandomSampler(data, generator=torch.Generator().manual_seed(3))
+    shuffling = torch.utils.data.DataLoader(data, 7, sampler=sampler)
+    # A decision that removes nothing loses nothing, on either half.
+    everything = {name: torch.arange(site.size) for name, site in case.model.sites.items()}
+    found = find_within_drop(case.model, lambda macs: everything, 0.0, 0.5, shuffling)
+    assert (found.candidate.choosing.lost, found.candidate.choosing.won) == (0, 0)
+    assert (found.candidate.confirming.lost, found.candidate.confirming.won) == (0, 0)
+
+
+def test_another_order_each_time_is_refused(case: Case, scores: dict[str, Tensor]) -> None:
+    class Shuffled:
+        """By numpy, which no seed of torch's reaches."""
+
+        random = np.random.default_rng(0)
+
+        def __len__(self) -> int:
+            return 1
+
+        def __iter__(self) -> Any:
+            order = torch.from_numpy(self.random.permutation(60))
+            yield case.inputs[order], case.targets[order]
+
+    with pytest.raises(DirpruneError, match=r"in another order each time; give one that does not"):
+        decide(case.model, scores, max_drop=50, validation=Shuffled())
 
 
 def test_with_other_budgets_and_uniform_widths(case: Case, scores: dict[str, Tensor]) -> None:

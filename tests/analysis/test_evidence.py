@@ -283,6 +283,27 @@ def test_stored_evidence_comes_back(case: Case) -> None:
     assert torch.equal(mine["0"].scores, plain["0"].scores)
     assert not mine["0"].across_sites
     assert (mine.passes, mine["0"].unit, mine.criterion) == (Passes(7), "images", "mine:k=2")
+    # What the posterior took is charged to what was read from it, and to nothing else.
+    assert mine.learning == Passes()
+    assert again.learning == drawn.learning != Passes()
+
+
+def test_scores_that_are_not_the_means_of_their_draws_are_not_stored(case: Case) -> None:
+    draws = torch.rand(8, 6).double()
+    odd = Evidence({"0": Scores(draws.max(0).values, draws)}, criterion="odd")
+    with pytest.raises(DirpruneError, match="'odd': the scores of site '0' are not the means"):
+        store_evidence(case.tree.copy(deep=True), odd)
+
+
+def test_another_seed_is_not_taken_for_the_stored_one(case: Case) -> None:
+    tree = case.tree.copy(deep=True)
+    one = evidence("random:seed=12345678", case.model, None)
+    assert one.criterion == "random:seed=12345678"
+    store_evidence(tree, one)
+    other = evidence("random:seed=12345679", case.model, tree)
+    assert other.criterion == "random:seed=12345679"
+    assert not torch.equal(other["0"].scores, one["0"].scores)
+    assert evidence("random", case.model, None, seed=np.int64(3)).criterion == "random:seed=3"
 
 
 def test_a_criterion_is_a_function_and_a_name(case: Case) -> None:
@@ -304,3 +325,5 @@ def test_a_criterion_is_a_function_and_a_name(case: Case) -> None:
         del CRITERIA["index"]
     with pytest.raises(DirpruneError, match="expected a name without"):
         register_criterion("a:b", Criterion(index, ""))
+    with pytest.raises(DirpruneError, match="expected a name without"):
+        register_criterion("a/b", Criterion(index, ""))  # a slash parts groups in a file

@@ -78,6 +78,7 @@ def test_attributes_say_where_it_comes_from(case: Case) -> None:
     assert case.tree["evidence"].attrs == {
             "criterion": "removal-cost", "unit": "nats", "across_sites": 1,
             "passes": "[1920, 1920]",  # 2 chains x 32 draws x 30 images: see conftest.py
+            "learning": f"[{case.fit.examples}, {case.fit.examples}]",
         }  # fmt: skip
 
 

@@ -157,6 +157,15 @@ def test_other_masks_follow_the_decisions_own_rule(
         torch.testing.assert_close(share, chance)
 
 
+@pytest.mark.parametrize("settings", [{}, {"threshold": 1.0}, {"budget": {}, "widths": "random"}])
+def test_a_decision_of_another_kind_has_no_other_masks(
+    case: Case, scores: dict[str, Scores], settings: dict[str, Any]
+) -> None:
+    decision = Decision({"0": torch.tensor([1, 2])}, {}, settings)
+    found = predict_accuracy(case.model, decision, None, case.loader, evidence=scores)
+    assert found.other_masks is None
+
+
 def test_the_number_of_right_answers_is_that_of_each_row(case: Case) -> None:
     generator = torch.Generator().manual_seed(1)
     gains = {
@@ -220,9 +229,13 @@ def test_the_picture(case: Case, tmp_path: Any) -> None:
     checked = check_predictions(
         case.model, costs, case.tree, case.loader, case.loader, [{"macs": 0.5}, {"keep": 0.3}]
     )
+    checked += check_predictions(
+        case.model, costs, case.tree, case.loader, case.loader,
+        [{"keep": 0.5, "widths": "uniform"}, {"widths": {"0": 2}}],
+    )  # fmt: skip
     figure = predicted_accuracy_figure({"one": checked, "another": checked[:1]})
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
-        "one: 2 of 2 inside", "another: 1 of 1 inside",
+        "one: 4 of 4 inside", "another: 1 of 1 inside",
     ]  # fmt: skip
     save_figure(figure, tmp_path / "predicted.png")
     assert (tmp_path / "predicted.png").stat().st_size > 10_000

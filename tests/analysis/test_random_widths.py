@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
+from dirprune.analysis.evidence import Scores
 from dirprune.analysis.random_widths import random_widths
 from dirprune.inference.batchnorm import recalibrate
 from dirprune.inference.evaluate import evaluate
@@ -107,6 +108,57 @@ def test_the_seed_decides_and_generators_are_left_alone(
     ]
 
 
+def test_generators_of_the_loader_are_left_alone(
+    model: SwitchedNetwork, batches: DataLoader[Any]
+) -> None:
+    found = []
+    for seed in (3, 4):
+        own, own_of_sampler = (torch.Generator().manual_seed(seed) for _ in range(2))
+        sampler = RandomSampler(batches.dataset, generator=own_of_sampler)  # type: ignore[arg-type]
+        loader = DataLoader(batches.dataset, 32, sampler=sampler, generator=own)
+        states = own.get_state(), own_of_sampler.get_state()
+        found.append(random_widths(model, scores(model), loader, macs=0.5, candidates=3, images=40))
+        assert torch.equal(own.get_state(), states[0])
+        assert torch.equal(own_of_sampler.get_state(), states[1])
+    assert found[0].settings == found[1].settings
+
+
+def test_the_share_is_the_decimal_that_was_written() -> None:
+    # 3 parameters a unit: 57 % of 300 are 171, though 0.57 * 300 is 170.99999999999997.
+    network = nn.Sequential(nn.Linear(1, 100, bias=False), nn.Linear(100, 2, bias=False))
+    model = SwitchedNetwork(network, torch.rand(2, 1), num_data=8)
+    loader = [(torch.rand(8, 1), torch.arange(8) % 2)]
+    decision = random_widths(
+        model, {"0": torch.rand(100)}, loader, params=0.57, candidates=1, images=8
+    )
+    assert len(decision.kept["0"]) == 57
+
+
+def test_a_network_whose_outputs_are_picked(batches: DataLoader[Any]) -> None:
+    class Named(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"out": self.network(x), "input": x}
+
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        plain = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)
+        ).eval()
+    example = torch.rand(2, 1, 8, 8)
+    model = SwitchedNetwork(plain, example, num_data=64)
+    named = SwitchedNetwork(Named(plain), example, num_data=64, output=lambda out: out["out"])
+    evidence = torch.rand(8)
+    options: dict[str, Any] = {"macs": 0.6, "candidates": 4, "images": 64}
+    wanted = random_widths(model, {"0": evidence}, batches, **options)
+    found = random_widths(named, {"network.0": evidence}, batches, **options)
+    assert found.settings == wanted.settings
+    assert torch.equal(found.kept["network.0"], wanted.kept["0"])
+
+
 def test_sites_without_evidence_stay_whole(
     model: SwitchedNetwork, batches: DataLoader[Any]
 ) -> None:
@@ -152,6 +204,7 @@ def test_evidence_that_does_not_fit_is_refused(
         ({"nine": torch.ones(3)}, "the site 'nine', which this network does not have"),
         ({"0": torch.ones(3)}, "site '0': expected 8 finite scores"),
         ({"0": torch.full((8,), torch.nan)}, "site '0': expected 8 finite scores"),
+        ({"0": Scores(torch.ones(8), torch.ones(2, 5))}, r"expected finite draws \[S, 8\]"),
     ):
         with pytest.raises(DirpruneError, match=message):
             random_widths(model, evidence, batches, macs=0.5)

@@ -286,3 +286,13 @@ def test_concentrations_go_in_their_order_until_all_hold(case: Case) -> None:
     by = [decide(case.model, scores, macs=0.5).kept, decide(case.model, scores, keep=0.5).kept]
     fewest: dict[str, Tensor] = min(by, key=lambda kept: sum(map(len, kept.values())))
     assert all(torch.equal(units, fewest[site]) for site, units in both.items())
+
+
+def test_a_unit_that_saves_nothing_overflows_nothing(case: Case) -> None:
+    # Warnings are errors. Three budgets of one: none is ever over.
+    scores = {"0": torch.rand(6) * 1e6, "2": torch.rand(5)}
+    found = decide(case.model, scores, macs=1, params=1, keep=1)
+    assert [len(kept) for kept in found.kept.values()] == [6, 5]
+    rounded = decide(case.model, scores, macs=1, params=1, keep=1, round_to=2)
+    assert [len(kept) for kept in rounded.kept.values()] == [6, 4]
+    assert decide(case.model, scores, macs=np.float32(0.5)).settings["budget"] == {"macs": 0.5}

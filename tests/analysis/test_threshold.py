@@ -31,6 +31,11 @@ def test_no_site_loses_its_best_unit(case: Case) -> None:
     assert found.kept["2"].tolist() == [4]  # ties go by index
 
 
+def test_plain_scores_will_do(case: Case) -> None:
+    plain = {"0": torch.arange(6.0), "2": torch.arange(5.0)}
+    assert keep_above(case.model, plain, 2.5).kept["2"].tolist() == [3, 4]
+
+
 def test_a_site_without_evidence_keeps_all(case: Case) -> None:
     found = keep_above(case.model, {"2": scores(5, 0, 1, 2, 3)}, 2.5)
     assert found.kept["0"].tolist() == [0, 1, 2, 3, 4, 5]

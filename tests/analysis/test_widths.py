@@ -286,3 +286,18 @@ def test_layers_that_own_a_part_may_need_more_than_was_given() -> None:
     with pytest.raises(DirpruneError, match=r"1 of 4 units of site 'a', but at least 2 must stay"):
         keep_widths(table, np.ones(4), np.zeros(4, dtype=bool), {"a": 1})
     assert cost_of(table, np.ones(4, dtype=bool), "keep") == 4
+
+
+def test_a_draw_that_cannot_have_the_widths_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, model: SwitchedNetwork
+) -> None:
+    # Layers that own the units {0, 1}, {1, 2} and {3} of one site: by scores that spare unit 1 two
+    # units can stay, by scores that take it first three have to.
+    table = CostTable({"a": 4}, (0, []), (0, []), [[0, 1], [1, 2], [3]])
+    monkeypatch.setattr(model, "costs", table)
+    good, bad = torch.tensor([0.0, 3, 0, 3]), torch.tensor([3.0, 0, 3, 3])
+    scores = Scores(good, torch.stack([good, bad, good]))
+    found = decide(model, {"a": scores}, widths={"a": 2})
+    assert found.kept["a"].tolist() == [1, 3]
+    assert found.settings["draws_left_out"] == 1
+    assert found.probability["a"].tolist() == [0, 1, 0, 1]

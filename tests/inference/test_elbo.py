@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.special import digamma, gammaln
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from dirprune.guides import AutoDirichlet
 from dirprune.inference.elbo import estimate_elbo
@@ -89,6 +90,21 @@ def test_it_leaves_everything_as_it_was_and_repeats() -> None:
     assert first != estimate_elbo(model, guide, batches(5), seed=2)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in guide.parameters())
+
+
+def test_generators_of_the_loader_are_left_alone() -> None:
+    model, own = multinomial(), torch.Generator().manual_seed(3)
+    guide, data = AutoDirichlet(model), TensorDataset(torch.ones(14, 1, dtype=F64), LABELS)
+    found = []
+    for loader in (
+        DataLoader(data, 5, shuffle=True, generator=own),
+        DataLoader(data, 5, sampler=RandomSampler(data, generator=own)),
+    ):
+        state = own.get_state()
+        found.append(estimate_elbo(model, guide, loader))
+        assert torch.equal(own.get_state(), state)
+        own.manual_seed(4)
+        assert estimate_elbo(model, guide, loader) == found[-1]
 
 
 def test_one_batch_has_no_standard_error_and_no_batch_is_refused() -> None:

@@ -693,3 +693,19 @@ def test_an_elbo_that_is_none_is_refused(
 ) -> None:
     with pytest.raises(DirpruneError, match=r"elbo: expected one of Pyro's, made, as in"):
         fit(classifier(), "dirichlet", batches(), elbo=elbo)
+
+
+def test_examples_of_keyword_batches_are_counted() -> None:
+    class Flagged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, *, flag: bool, x: Tensor) -> Tensor:
+            return self.last(self.first(x).relu() if flag else self.first(x))
+
+    batch = {"flag": True, "x": torch.randn(8, 3)}, torch.zeros(8, dtype=torch.long)
+    model = SwitchedNetwork(
+        Flagged(), (), num_data=8, example_kwargs={"flag": True, "x": torch.randn(2, 3)}
+    )
+    assert fit(model, "dirichlet", [batch], epochs=3).examples == 24

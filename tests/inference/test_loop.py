@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from dirprune.inference import loop
 from dirprune.inference.interrupt import deferred_interrupt
-from dirprune.inference.loop import Checkpoint, NonFiniteError, move_batch, run_epochs, seed_of
+from dirprune.inference.loop import (
+    Checkpoint,
+    NonFiniteError,
+    move_batch,
+    run_epochs,
+    same_batches,
+    seed_of,
+)
 from dirprune.model.errors import DirpruneError
 
 CPU = torch.device("cpu")
@@ -189,3 +196,57 @@ def test_a_checkpoint_that_cannot_be_taken_up_names_the_job(tmp_path: Path) -> N
     drive(Sum(), numbers(), Checkpoint(path))
     with pytest.raises(DirpruneError, match=f"checkpoint {path} does not fit this sum"):
         drive(Other(), numbers(), Checkpoint(path, resume=True))
+
+
+# -- whose generators order the batches -----------------------------------------------------------
+
+
+def ordered(kind: str) -> tuple[DataLoader[Any], torch.Generator]:
+    """Twelve numbers in batches of three, shuffled by a generator of the caller."""
+    data, generator = numbers().dataset, torch.Generator().manual_seed(5)
+    random = RandomSampler(data, generator=generator)  # type: ignore[arg-type]
+    loaders: dict[str, DataLoader[Any]] = {
+        "loader": DataLoader(data, batch_size=3, shuffle=True, generator=generator),
+        "sampler": DataLoader(data, batch_size=3, sampler=random),
+        "batch sampler": DataLoader(data, batch_sampler=BatchSampler(random, 3, drop_last=False)),
+    }
+    return loaders[kind], generator
+
+
+KINDS = ("loader", "sampler", "batch sampler")
+
+
+def order(loader: DataLoader[Any]) -> list[float]:
+    return [float(x) for inputs, _ in loader for x in inputs]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_are_the_same_and_generators_are_put_back(kind: str) -> None:
+    loader, own = ordered(kind)
+    state, general = own.get_state(), torch.get_rng_state()
+    found = []
+    for seed in ([1], [1], [2]):
+        with same_batches(loader, seed, CPU):
+            found.append(order(loader))
+        assert torch.equal(own.get_state(), state)
+        assert torch.equal(torch.get_rng_state(), general)
+    assert found[0] == found[1] != found[2]
+    assert sorted(found[0]) == list(range(12))
+    with pytest.raises(DirpruneError, match="got a tuple of 3"), same_batches(loader, [1], CPU):
+        move_batch((order(loader),) * 3, CPU)
+    assert torch.equal(own.get_state(), state)
+    assert torch.equal(torch.get_rng_state(), general)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loop_orders_by_its_seed_and_leaves_generators_alone(kind: str) -> None:
+    loader, own = ordered(kind)
+    state = own.get_state()
+    first = drive(Sum(), loader)
+    assert torch.equal(own.get_state(), state)
+    own.manual_seed(6)
+    assert drive(Sum(), loader) == first
+    assert drive(Sum(), loader, seed=[8]) != first
+    with pytest.raises(NonFiniteError):
+        drive(Sum(fails_at=2), loader)
+    assert torch.equal(own.get_state(), torch.Generator().manual_seed(6).get_state())

@@ -316,7 +316,9 @@ def test_the_callers_random_states_store_and_model_are_untouched(
         np.random.get_state(),
         random.getstate(),
     )
-    sample(model, batches(), **FEW)
+    own = torch.Generator().manual_seed(3)
+    sample(model, DataLoader(batches().dataset, 20, shuffle=True, generator=own), **FEW)
+    assert torch.equal(own.get_state(), torch.Generator().manual_seed(3).get_state())
     assert torch.equal(torch.get_rng_state(), state)
     assert str(np.random.get_state()) == str(numpy_state)
     assert random.getstate() == python_state

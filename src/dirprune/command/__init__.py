@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         result = INTERRUPTED
     except typer.TyperException as error:
         message = getattr(error, "format_message", error.__str__)()
-        return _complain(f"{message} (see dirprune --help)")
+        return _complain(f"{message} (see --help)")
     except DirpruneError as error:
         return _complain(str(error))
     if result == INTERRUPTED:  # typer turns Ctrl-C into this status by itself

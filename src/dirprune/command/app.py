@@ -104,7 +104,10 @@ def decide(
     ] = None,
     widths: Widths = None,
     round_to: RoundTo = None,
-    evidence: Annotated[str, typer.Option(help="removal-cost or concentration.")] = "removal-cost",
+    evidence: Annotated[
+        str,
+        typer.Option(help="A criterion that the file holds, or that follows from its posterior."),
+    ] = "removal-cost",
     out: Annotated[
         Path | None,
         typer.Option(help="Write the kept units and their inclusion probabilities here (JSON)."),

@@ -6,9 +6,10 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -157,3 +158,23 @@ def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: b
         else:
             (folder / name).unlink()
     atomic_write(path, json.dumps(wanted, indent=1))
+
+
+def finished_metrics(folder: Path, needed: Collection[str]) -> dict[str, Any]:
+    """The figures of a run that is over, which has these.
+
+    Raises:
+        DirpruneError: the file is damaged.
+    """
+    path = folder / METRICS
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        missing = [key for key in needed if key not in found]
+    except (ValueError, TypeError) as error:
+        raise DirpruneError(f"{path} is damaged ({error}): {_AGAIN}") from error
+    if missing:
+        raise DirpruneError(f"{path} is damaged (it lacks {', '.join(missing)}): {_AGAIN}")
+    return found
+
+
+_AGAIN = "remove it, and --resume makes what is missing, or --overwrite begins again"

@@ -47,6 +47,7 @@ from .checks import (
     check_options,
     claim_folder,
     find_device,
+    finished_metrics,
     hold_folder,
     tidy_after_refusal,
 )
@@ -65,6 +66,7 @@ from .words import chance_warning, size_metrics, summary
 # The default temperature makes the likelihood that of so many images: near the plain posterior for
 # a small data set, and wide enough to rank units for a large one.
 EFFECTIVE_IMAGES = 500
+TOLD = ("accuracy", "macs", "params", "latency_ms", "sites", "network")  # in the summary
 TIMED = 128  # images in the batch whose latency is measured
 
 
@@ -77,7 +79,7 @@ def run_job(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) 
         job = _Job(settings, folder, device)
         finished = folder / METRICS
         if resume and finished.exists() and not (folder / "checkpoints").exists():
-            job.metrics = json.loads(finished.read_text())
+            job.metrics = finished_metrics(folder, TOLD)
         else:
             with tidy_after_refusal(folder):
                 job.run()

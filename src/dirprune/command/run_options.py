@@ -24,7 +24,15 @@ from .options import (
     TrainEpochs,
     Widths,
 )
-from .settings import UNIFORM, USUAL_BUDGET, Settings, parse_aim, parse_numbers, parse_options
+from .settings import (
+    UNIFORM,
+    USUAL_BUDGET,
+    Settings,
+    parse_aim,
+    parse_compensations,
+    parse_numbers,
+    parse_options,
+)
 
 
 def run(
@@ -177,7 +185,7 @@ def run(
         include=include or None,
         exclude=exclude or None,
         attention=attention,
-        compensate=[] if compensate == "none" else compensate.split(","),
+        compensate=parse_compensations(compensate),
         finetune_epochs=finetune_epochs,
         distill=distill,
         batch_size=batch_size,

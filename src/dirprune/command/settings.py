@@ -178,6 +178,16 @@ def parse_aim(
     return parse_budget(budget, measured=measured), wanted
 
 
+def parse_compensations(text: str) -> list[str]:
+    """``"least-squares,recalibrate"`` as a list; "none" as an empty one."""
+    from ..model.errors import DirpruneError
+
+    names = [name.strip() for name in text.split(",")]
+    if "none" in names and len(names) > 1:
+        raise DirpruneError(f"--compensate {text}: none goes alone")
+    return [] if names == ["none"] else names
+
+
 def parse_options(text: str | None) -> dict[str, float] | None:
     """``"rank=10,init_scale=0.1"`` as a mapping; whole numbers stay whole."""
     from ..guides import families

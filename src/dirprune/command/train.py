@@ -40,6 +40,7 @@ from .checks import (
     METRICS,
     claim_folder,
     find_device,
+    finished_metrics,
     hold_folder,
     tidy_after_refusal,
 )
@@ -48,6 +49,16 @@ from .settings import recipe
 from .train_settings import TrainSettings
 
 RATIOS = {"gibbs": 0.9, "spp": 0.5}  # the methods, and what goes where nothing is said
+TOLD = (
+    "accuracy",
+    "macs",
+    "params",
+    "sparsity",
+    "trained",
+    "settings",
+    "notes",
+    "network",
+)  # in the summary
 TIMED = 128  # images in the batch whose latency is measured
 
 
@@ -60,7 +71,7 @@ def train_job(settings: TrainSettings, folder: Path, *, resume: bool, overwrite:
         job = _TrainJob(settings, folder, device)
         finished = folder / METRICS
         if resume and finished.exists() and not (folder / "checkpoints").exists():
-            job.metrics = json.loads(finished.read_text())
+            job.metrics = finished_metrics(folder, TOLD)
         else:
             with tidy_after_refusal(folder):
                 job.run()
@@ -184,7 +195,9 @@ class _TrainJob:
         """Batch norms have seen the masks of the whole training: let them see what is left."""
         with torch.random.fork_rng([]):
             torch.manual_seed(seed_of([self.settings.seed, 3]))
-            if recalibrate(network, batches_of(self.settings, data, "train", shuffle=True)):
+            if recalibrate(
+                network, batches_of(self.settings, data, "train", shuffle=True, augment=True)
+            ):
                 self._measure("recalibrated", network, data)
 
     def _tell_size(

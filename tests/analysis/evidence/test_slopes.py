@@ -1,12 +1,17 @@
 """Taylor and Fisher against autograd through another forward pass, and against each other."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from dirprune.analysis.evidence import Passes, evidence, removal_cost
+from dirprune.analysis.evidence.switches import fixed_batches, fixed_images
+from dirprune.model.errors import DirpruneError
+from dirprune.model.switched import SwitchedNetwork
 
 Problem = Any  # of conftest.py
 
@@ -80,3 +85,76 @@ def test_images_are_the_first_of_the_loader(problem: Problem) -> None:
 def test_no_gradient_is_left_behind(problem: Problem, name: str) -> None:
     evidence(name, problem.model, None, problem.loader)
     assert all(p.grad is None for p in problem.model.network.parameters())
+
+
+class Read:
+    """The examples in batches of three; ``log`` has what happened."""
+
+    def __init__(self, problem: Problem, log: list[str]) -> None:
+        self.problem, self.log = problem, log
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for i in range(0, 11, 3):
+            self.log.append("read")
+            yield self.problem.inputs[i : i + 3], self.problem.targets[i : i + 3]
+
+
+@pytest.mark.parametrize("name", ["fisher", "taylor:batch=4"])
+def test_one_batch_is_held_at_a_time(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    log: list[str] = []
+    outputs = SwitchedNetwork.outputs_at_gains
+
+    def logged(self: SwitchedNetwork, inputs: Any, gains: Any) -> Tensor:
+        log.append("pass")
+        return outputs(self, inputs, gains)
+
+    wanted = evidence(name, problem.model, None, problem.loader, images=8)
+    monkeypatch.setattr(SwitchedNetwork, "outputs_at_gains", logged)
+    found = evidence(name, problem.model, None, Read(problem, log), images=8)
+    assert log == ["read", "pass"] * 3
+    assert found.passes == Passes(8, 8)
+    for site, scores in wanted.items():
+        torch.testing.assert_close(found[site].scores, scores.scores, rtol=1e-12, atol=0)
+
+
+def test_large_images_are_passed_in_parts_of_the_loaders_batch(problem: Problem) -> None:
+    images = torch.zeros(1).expand(7, 2**21)  # usual_batch: two of them
+    with fixed_batches(problem.model, [(images, torch.arange(7))], 5) as batches:
+        targets = [t.tolist() for _, t in batches]
+    assert targets == [[0, 1], [2, 3], [4]]
+
+
+def test_images_are_fixed_and_generators_put_back(problem: Problem) -> None:
+    data = TensorDataset(problem.inputs, problem.targets)
+    found = []
+    for seed in (3, 4):
+        own = torch.Generator().manual_seed(seed)
+        shuffling = DataLoader(data, 4, sampler=RandomSampler(data, generator=own))
+        state = own.get_state()
+        inputs, targets = fixed_images(problem.model, shuffling, 6)
+        assert torch.equal(own.get_state(), state)
+        alone = evidence("fisher", problem.model, None, [(inputs, targets)])
+        streamed = evidence("fisher", problem.model, None, shuffling, images=6)
+        assert torch.equal(own.get_state(), state)
+        for site, scores in alone.items():
+            torch.testing.assert_close(streamed[site].scores, scores.scores, rtol=1e-12, atol=0)
+        found.append(inputs)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], problem.inputs[:6])
+
+
+def test_generators_are_put_back_after_an_error(problem: Problem) -> None:
+    own = torch.Generator().manual_seed(3)
+    # Triples, which are refused at the first batch.
+    data = TensorDataset(problem.inputs, problem.targets, problem.targets)
+    loader = DataLoader(data, 4, shuffle=True, generator=own)
+    state, general = own.get_state(), torch.get_rng_state()
+    with pytest.raises(DirpruneError, match="expected batches of"):
+        fixed_images(problem.model, loader, 6)
+    assert torch.equal(own.get_state(), state)
+    assert torch.equal(torch.get_rng_state(), general)

@@ -13,7 +13,7 @@ import torch
 from scipy import optimize
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from dirprune.analysis.evidence import Passes, evidence
 from dirprune.analysis.evidence.log_normal_noise import (
@@ -262,6 +262,23 @@ def test_by_name_with_passes_and_repeatable(linear: tuple[SwitchedNetwork, Tenso
         found = evidence(f"{name}:steps=7", model, None, small(inputs, targets))
         assert found["0"].unit == "nats"
         assert bool((found["0"].scores > 0).all())  # next to no noise yet: all are to be kept
+
+
+def test_generators_of_the_loader_are_left_alone(
+    linear: tuple[SwitchedNetwork, Tensor, Tensor],
+) -> None:
+    model, inputs, targets = linear
+    found = []
+    for seed in (3, 4):
+        own, own_of_sampler = (torch.Generator().manual_seed(seed) for _ in range(2))
+        data = TensorDataset(inputs, targets)
+        sampler = RandomSampler(data, generator=own_of_sampler)
+        loader = DataLoader(data, 20, sampler=sampler, generator=own)
+        states = own.get_state(), own_of_sampler.get_state()
+        found.append(learn_noise(model, loader, steps=7, lr=0.1).losses)
+        assert torch.equal(own.get_state(), states[0])
+        assert torch.equal(own_of_sampler.get_state(), states[1])
+    assert found[0] == found[1]
 
 
 def test_the_likelihood_has_its_power_and_is_scaled_to_all_data(

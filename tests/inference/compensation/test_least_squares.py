@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from dirprune.inference.batchnorm import recalibrate
 from dirprune.inference.compensation import compensate
 from dirprune.inference.compensation.equations import NormalEquations
 from dirprune.inference.compensation.rows import as_weight, input_rows, output_rows
+from dirprune.inference.compensation.task import Task
 from dirprune.inference.data import load_data, loader
 from dirprune.inference.evaluate import evaluate
 from dirprune.model.decision import Decision
@@ -317,6 +318,22 @@ def test_networks_and_generators_are_left_as_they_were(case: Cases) -> None:
         assert not any(m._forward_hooks for m in network.modules())
 
 
+def test_a_sampler_that_shuffles_gives_the_same_batches_each_time(case: Cases) -> None:
+    c = case("plain")
+    data = TensorDataset(torch.arange(12.0), torch.zeros(12))
+    own = torch.Generator().manual_seed(3)
+    loader = DataLoader(data, 5, sampler=RandomSampler(data, generator=own))
+    task, state = Task("x", c.model, c.decision, loader, None), own.get_state()
+    found = []
+    for _ in range(2):
+        with task.seeded(0, torch.device("cpu")) as batches:
+            found.append(torch.cat([inputs for inputs, _ in batches]).tolist())
+        assert torch.equal(own.get_state(), state)
+        own.manual_seed(4)
+        state = own.get_state()
+    assert found[0] == found[1]
+
+
 # -- several --------------------------------------------------------------------------------------
 
 
@@ -350,9 +367,9 @@ def test_recalibrate_is_the_function_of_that_name(case: Cases) -> None:
         ("least-squares:size=3", "no option 'size'. It has: images=2000"),
         ("least-squares:images=2.5", "option 'images': expected a whole number"),
         ("least-squares:images", "expected least-squares:OPTION=NUMBER"),
-        ("least-squares:images=0", "expected at least 1 image"),
-        ("least-squares:ridge=-1", "ridge of at least 0"),
-        ("recalibrate:batches=0", "batches: expected at least 1"),
+        ("least-squares:images=0", "option 'images': expected at least 1, got 0"),
+        ("least-squares:ridge=-1", "option 'ridge': expected at least 0, got -1"),
+        ("recalibrate:batches=0", "option 'batches': expected at least 1, got 0"),
     ],
 )
 def test_what_is_wrong_is_said(case: Cases, spec: str, message: str) -> None:

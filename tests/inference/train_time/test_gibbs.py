@@ -14,8 +14,15 @@ from torch.utils.data import DataLoader
 from dirprune.inference import loop
 from dirprune.inference.data import load_data, loader
 from dirprune.inference.evaluate import evaluate
-from dirprune.inference.train_time import STRUCTURES, gibbs_pruning, weight_layers
+from dirprune.inference.train_time import (
+    STRUCTURES,
+    chromatic,
+    gibbs_pruning,
+    gibbs_structures,
+    weight_layers,
+)
 from dirprune.inference.train_time.annealing import inverse_temperature
+from dirprune.inference.train_time.exchangeable import ExchangeableSpins
 from dirprune.inference.train_time.gibbs import GibbsMasked
 from dirprune.inference.train_time.gibbs_structures import Filter, Kernel, Unstructured
 from dirprune.inference.training import train
@@ -82,6 +89,62 @@ def test_hot_masks_keep_a_half() -> None:
     for structure in STRUCTURES.values():
         mean = float(structure.draw(squares, 0.9, 1e-9).mean())
         assert abs(mean - 0.5) < 4.5 * 0.5 / math.sqrt(1440)
+
+
+@pytest.mark.parametrize("name", ["kernel", "filter"])
+def test_parts_of_a_layer_are_drawn_in_their_places(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 27 filters of 8 channels, 3 filters or 30 kernels at a time; cold, so that masks are the cut.
+    monkeypatch.setattr(gibbs_structures, "CHUNK", 30)
+    rows: list[int] = []
+
+    class Spied(ExchangeableSpins):
+        def __init__(self, b: Tensor, c: float, beta: float) -> None:
+            rows.append(b[..., 0].numel())
+            super().__init__(b, c, beta)
+
+    for module in (gibbs_structures, chromatic):
+        monkeypatch.setattr(module, "ExchangeableSpins", Spied)
+    structure = STRUCTURES[name]
+    squares = (torch.randperm(27 * 8 * 9).float() / 72).view(27, 8, 9)
+    if name == "kernel":
+        squares = squares.mean(2, keepdim=True).expand(27, 8, 9)
+    drawn = structure.draw(squares, 0.6, structure.betas[1])
+    assert torch.equal(drawn.bool(), structure.cut(squares, 0.6))
+    # Filters in two halves of four channels; kernels, 216 of them, in 7 parts of 30 and one of 6.
+    assert rows == ([12] * 18 if name == "filter" else [30] * 7 + [6])
+
+
+def test_filters_masks_are_those_of_enumeration_in_parts_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # 2,000 layers in one, so that Q_p is that of three filters of 2 x 2, in parts of 50 filters.
+    monkeypatch.setattr(gibbs_structures, "CHUNK", 100)
+    squares, p, beta = torch.rand(3, 2, 2), 0.5, 1.0
+    layer = squares.repeat(2000, 1, 1)
+    x = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)))
+    halves = torch.tensor([0, 0, 1, 1])
+    a = torch.where(halves[:, None] == halves, -0.3, -0.15).fill_diagonal_(0)
+    limit = torch.quantile(layer.mean((1, 2)), p)
+    energy = ((x @ a) * x).sum(1) + x @ (limit - squares[1].flatten())
+    expected = (-beta * energy).softmax(0)
+    draws = Filter(c=0.3).draw(layer, p, beta)[1::3].flatten(1)
+    index = (draws @ torch.tensor([8.0, 4.0, 2.0, 1.0])).long()
+    found = torch.bincount(index, minlength=16) / 2000
+    error = (expected * (1 - expected) / 2000).sqrt()
+    assert bool(((found - expected).abs() < 4.5 * error).all())
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_narrow_layer_has_narrow_masks(name: str) -> None:
+    squares = torch.rand(20, 8, 9, dtype=torch.bfloat16)
+    drawn = STRUCTURES[name].draw(squares, 0.5, 1.0)
+    assert drawn.dtype == torch.bfloat16
+    assert set(drawn.unique().tolist()) <= {0.0, 1.0}
+    # Ties and the rounding of Q_p to 8 bits are worth 1/2^8 of a density of 1 (of the weights);
+    # of 20 filters one more or less.
+    assert STRUCTURES[name].cut(squares, 0.5).float().mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_cut_leaves_a_tenth() -> None:

@@ -19,6 +19,13 @@ def test_ties_are_no_trouble() -> None:
     assert float(quantile(values, 5 / 6)) == pytest.approx(1.5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_numbers_too(dtype: torch.dtype) -> None:
+    found = quantile(torch.tensor([4.0, 1.0, 2.0, 3.0], dtype=dtype), 0.5)
+    assert found.dtype == dtype
+    assert float(found) == 2.5  # exact in either
+
+
 @pytest.mark.slow
 def test_more_than_torch_takes() -> None:
     # Of the whole numbers from 0 the p-quantile is p (n - 1).

@@ -15,7 +15,14 @@ from dirprune.inference import loop
 from dirprune.inference.data import load_data, loader
 from dirprune.inference.evaluate import evaluate
 from dirprune.inference.train_time import structured_probabilistic_pruning
-from dirprune.inference.train_time.spp import A, SppMasked, U, increments
+from dirprune.inference.train_time.spp import (
+    A,
+    SppMasked,
+    U,
+    increments,
+    updates_needed,
+    usual_interval,
+)
 from dirprune.model.errors import DirpruneError
 from dirprune.model.graph.channels import ChannelGraph
 from dirprune.model.networks.digits import DigitsCNN
@@ -57,6 +64,22 @@ def test_they_are_symmetric_about_the_bend_continuous_and_zero_at_the_ratio() ->
     assert int((increments(torch.arange(100), gone) > 1e-12).sum()) == gone
 
 
+def test_updates_that_a_site_needs() -> None:
+    # A lone unit rises by .05 = 1/20. Of two, with a = ln 8 / 2 and a bend at 1.33, the second
+    # rises by .05 e^-a = .01768, 20 times to .3536, and then alone by .05: 13 times.
+    assert updates_needed(0) == 0
+    assert updates_needed(1) == 20
+    assert updates_needed(2) == 20 + math.ceil((1 - 20 * 0.05 * 8**-0.5) / 0.05) == 33
+
+
+def test_the_usual_interval_has_the_slowest_site_done_half_way() -> None:
+    assert updates_needed(250) == 150  # of LeNet-5's fc1, half of 500 units
+    assert usual_interval([10, 25, 250], 4300) == 14  # 10 epochs of MNIST
+    assert 14 * 150 <= 4300 / 2 < 15 * 150
+    assert usual_interval([8, 16, 32], 36) == 1
+    assert usual_interval([0], 36) == 36
+
+
 # -- masks ----------------------------------------------------------------------------------------
 
 
@@ -67,7 +90,7 @@ def graph() -> ChannelGraph:
 
 @pytest.fixture
 def masked(graph: ChannelGraph) -> SppMasked:
-    return SppMasked(DigitsCNN(), graph, 0.5)
+    return SppMasked(DigitsCNN(), graph, 0.5, interval=1)
 
 
 def test_norms_are_of_what_reads_a_unit(masked: SppMasked) -> None:
@@ -96,25 +119,71 @@ def test_units_are_masked_as_often_as_their_probabilities_say(masked: SppMasked)
     assert bool(((gone / draws - p).abs() <= 4.5 * (p * (1 - p) / draws).sqrt() + 1e-12).all())
 
 
+def step(masked: SppMasked, steps: int = 1) -> None:
+    for _ in range(steps):
+        masked.draw()
+        masked.steps += 1
+
+
 def test_probabilities_move_by_rank_and_stay_within_zero_and_one(masked: SppMasked) -> None:
     ranks = masked.norms()[:16].argsort().argsort()
     expected = torch.zeros(16, dtype=torch.float64)
-    for _ in range(30):  # weights stand still, so that ranks do
-        masked.draw()
+    for _ in range(19):  # weights stand still, so that ranks do
+        step(masked)
         expected = (expected + increments(ranks, 8)).clamp(0, 1)
         torch.testing.assert_close(masked.probability[:16], expected)
+    step(masked)
     assert float(masked.probability[:16][ranks == 0]) == 1.0
     assert bool((masked.probability[:16][ranks >= 8] < 1e-12).all())
+    # The first is gone: the others are ranked without it, and seven are to go.
+    before = masked.probability[:16].clone()
+    step(masked)
+    rest = ranks > 0
+    torch.testing.assert_close(
+        masked.probability[:16][rest],
+        (before[rest] + increments(ranks[rest] - 1, 7)).clamp(0, 1),
+    )
+    assert float(masked.probability[:16][ranks == 0]) == 1.0
+
+
+def test_between_updates_only_masks_change(graph: ChannelGraph) -> None:
+    masked = SppMasked(DigitsCNN(), graph, 0.5, interval=5)
+    for update in range(3):
+        before = masked.probability.clone()
+        step(masked, 4)
+        assert torch.equal(masked.probability, before), update
+        step(masked)
+        assert not torch.equal(masked.probability, before)
+        assert not masked.norm_sum.any()
+    masked.probability.fill_(0.5)
+    first, second = masked.draw()["fc2.weight"], masked.draw()["fc2.weight"]
+    assert not torch.equal(first, second)  # the same of 64 coins once in 2^64
+
+
+def test_ranks_are_of_the_mean_norm_over_the_interval(graph: ChannelGraph) -> None:
+    masked = SppMasked(DigitsCNN(), graph, 0.5, interval=3)
+    total = torch.zeros(112, dtype=torch.float64)
+    for _ in range(3):
+        with torch.no_grad():
+            for parameter in masked.network.parameters():
+                parameter.copy_(torch.randn_like(parameter))
+        total += masked.norms()
+        step(masked)
+    for units, gone in zip(masked.units, (8, 16, 32), strict=True):
+        of_mean, of_last = (x[units].argsort().argsort() for x in (total, masked.norms()))
+        expected = increments(of_mean, gone).clamp(0, 1)
+        torch.testing.assert_close(masked.probability[units], expected)
+        assert not torch.equal(of_mean, of_last)
 
 
 def test_with_standing_weights_exactly_the_ratio_goes_and_then_nothing_moves(
-    masked: SppMasked,
+    graph: ChannelGraph,
 ) -> None:
-    # Of 8, 16 and 32 units the slowest rises by .0065 = .05/8, .0033 and .0016 a step.
-    for _ in range(700):
-        masked.draw()
-        masked.steps += 1
-    assert bool((masked.done_at > 0).all())
+    masked = SppMasked(DigitsCNN(), graph, 0.5, interval=2)
+    updates = [updates_needed(gone) for gone in (8, 16, 32)]
+    step(masked, 2 * max(updates))
+    # A site is done at the last step, counted from 0, of the interval of its last update.
+    assert masked.done_at.tolist() == [2 * n - 1 for n in updates]
     for units, gone in zip(masked.units, (8, 16, 32), strict=True):
         p = masked.probability[units]
         norms = masked.norms()[units]
@@ -124,7 +193,7 @@ def test_with_standing_weights_exactly_the_ratio_goes_and_then_nothing_moves(
     with torch.no_grad():
         for parameter in masked.network.parameters():
             parameter.copy_(torch.randn_like(parameter))
-    masked.draw()
+    step(masked, 2)
     assert torch.equal(masked.done_at, done)
     assert torch.equal(masked.final(), kept)
     drawn, settled = masked.draw(), masked.settle()
@@ -191,15 +260,18 @@ def test_resumed_is_undisturbed(
     path = tmp_path / "training"
 
     def go(**options: Any) -> Any:
-        return structured_probabilistic_pruning(classifier(), batches(), epochs=2, **options)
+        # Interrupted in the middle of an interval: its norms are in the checkpoint.
+        return structured_probabilistic_pruning(
+            classifier(), batches(), epochs=2, interval=3, **options
+        )
 
     undisturbed = go()
-    step, count = SppMasked.draw, itertools.count()
+    draw, count = SppMasked.draw, itertools.count()
 
     def interrupted(self: SppMasked) -> dict[str, Tensor]:
         if next(count) == place:
             raise KeyboardInterrupt
-        return step(self)
+        return draw(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(SppMasked, "draw", interrupted)
@@ -216,6 +288,23 @@ def test_resumed_is_undisturbed(
 def test_a_ratio_is_a_share(classifier: Make, batches: Batches, ratio: float) -> None:
     with pytest.raises(DirpruneError, match="expected the share that goes"):
         structured_probabilistic_pruning(classifier(), batches(), ratio=ratio, epochs=1)
+
+
+def test_an_interval_is_a_number_of_steps(classifier: Make, batches: Batches) -> None:
+    with pytest.raises(DirpruneError, match="interval 0: expected the steps between updates"):
+        structured_probabilistic_pruning(classifier(), batches(), interval=0, epochs=1)
+
+
+def test_the_checkpoint_of_another_interval_is_refused(
+    classifier: Make, batches: Batches, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"epochs": 1, "checkpoint": tmp_path / "training"}
+    found = structured_probabilistic_pruning(classifier(), batches(), interval=2, **options)
+    assert found.notes["interval"] == 2
+    with pytest.raises(DirpruneError, match="interval"):
+        structured_probabilistic_pruning(
+            classifier(), batches(), interval=3, resume=True, **options
+        )
 
 
 def test_a_site_keeps_a_unit_however_large_the_ratio(classifier: Make, batches: Batches) -> None:
