@@ -103,6 +103,7 @@ def test_both_budgets_hold(dropped: tuple[Path, dict[str, Any]]) -> None:
     assert "Budget: at most 4.0 points of accuracy lost" in page
     assert "at most 70 % of the parameters" in page
     assert "from its mask on 63 validation images" in page
+    assert f"at most {found['loss_upper']:.2f} are lost on images of the kind" in page
 
 
 def test_the_prediction_is_from_the_images_that_did_not_choose(

@@ -50,18 +50,19 @@ def comparison_figure(metrics: Mapping[str, Any]) -> Figure:
 def _bars(ax: Axes, values: Mapping[str, float], kind: str, metrics: Mapping[str, Any]) -> None:
     colors = {"original": PALE, "before": PALE, "after": KEPT, "pruned": SERIES[4]}
     top = 100.0 if kind == "percent" else max(*values.values(), 1e-12)
-    spread = metrics.get("latency_iqr_ms") or {}
+    spread = (metrics.get("latency_iqr_ms") or {}) if kind == "latency_ms" else {}
+    high = max([top, *(v + (spread.get(name) or 0) / 2 for name, v in values.items())])
     for i, (name, value) in enumerate(values.items()):
         ax.bar(i, value, width=0.66, color=colors.get(name, KEPT))
         lift = value
-        if kind == "latency_ms" and spread.get(name):
+        if spread.get(name):
             ax.errorbar(i, value, yerr=spread[name] / 2, color=MUTED, capsize=3, lw=1)
             lift += spread[name] / 2
         text = f"{value:.1f}" if kind == "percent" else compact(value)
-        ax.text(i, lift + 0.02 * top, text, ha="center", va="bottom", fontsize=9)
+        ax.text(i, lift + 0.02 * high, text, ha="center", va="bottom", fontsize=9)
     ax.set_xticks(range(len(values)), list(values))
     ax.set_xlim(-0.6, len(values) - 0.4)
-    ax.set_ylim(0, 1.18 * top)
+    ax.set_ylim(0, 1.18 * high)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="x", length=0)

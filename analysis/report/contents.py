@@ -56,6 +56,7 @@ def contents(run: Run) -> dict[str, Any]:
             | {"r": f"{pair['r']:+.2f}".replace("-", "−")}
             for pair in correlated_units(run.tree)
         ],
+        "certain": any(v.probability is not None for v in run.views.values()),
         "uncertain": _uncertain(run.views),
         "per_site": PER_SITE,
         "wrong_side": _wrong_side(run.views),
@@ -208,6 +209,15 @@ def _predicted(m: dict[str, Any]) -> str:
     if found["other_masks"] is not None:
         text += (
             f"; of networks that single posterior draws would have cut: {interval('other_masks')}"
+        )
+    drop = m.get("max_drop")
+    if drop is not None:
+        text += (
+            f". Pruning lost {drop['loss_choosing']:.2f} points of accuracy on the "
+            f"{drop['images_choosing']:,} validation images that chose, and "
+            f"{drop['loss_confirming']:.2f} on the {drop['images_confirming']:,} that confirmed, "
+            f"from which the prediction is; at most {drop['loss_upper']:.2f} are lost on images of "
+            "the kind, with 95 % confidence"
         )
     return f"{text}."
 

@@ -275,6 +275,11 @@ def test_comparison(finetuned):
     assert [len(ax.patches) for ax in figure.axes] == [3 if finetuned else 2, 2, 2, 2]
     labels = [t.get_text() for t, _ in texts_of(figure)]
     assert {"99.4", "2.29 M", "229 k", "0.041"} <= set(labels)
+    # However wide the spread, its bar and its label stay below the title.
+    metrics["latency_iqr_ms"]["before"] = 30.0
+    latency = plots.comparison_figure(metrics).axes[-1]
+    (top,) = (t.get_position()[1] for t in latency.texts if t.get_text() == "12")
+    assert 12 + 15 < top < latency.get_ylim()[1]
     del metrics["latency_ms"]
     assert len(plots.comparison_figure(metrics).axes) == 3
 
