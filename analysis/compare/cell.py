@@ -33,7 +33,7 @@ from ..diagnostics import importance, svi_convergence
 from ..diagnostics.elpd import elpd as elpd_of
 from ..diagnostics.elpd import mean_and_error
 from ..diagnostics.findings import spread_draws
-from ..evidence import evidence, store_evidence
+from ..evidence import stored_evidence
 from ..held_out import held_out
 from ..posterior import posterior
 from ..rule import Widths
@@ -188,8 +188,7 @@ def run_cell(
     tree["validation"] = xr.DataTree(scored)
     after_posterior = time.perf_counter()
     elbo, elbo_se = _elbo(model, fitted, tree, loader, cell.seed)
-    scores = evidence(criterion, model, fitted, loader)
-    store_evidence(tree, scores)
+    scores = stored_evidence(tree, criterion, model, fitted, loader)
     accuracy: dict[str, Any] = {"original": evaluate(network, validation).percent}
     kept = {}
     for budget in budgets:

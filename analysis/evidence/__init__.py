@@ -63,15 +63,32 @@ def evidence(
     if isinstance(source, xr.DataTree):
         if model is not None:
             check_data_tree(model, site_sizes(source))
-        if evidence_group(criterion) in source.children:
-            stored = read_evidence(source, criterion)
-            if not given or stored.criterion == spelled(criterion, given):
-                return stored
+        if (held := _held(source, criterion, given)) is not None:
+            return held
     found = CRITERIA[criterion].score(Material(criterion, model, source, loader), **given)
     found.criterion = spelled(criterion, given)
     if "posterior" in CRITERIA[criterion].reads:
         found.learning = learning_passes(source)
     return found
+
+
+def stored_evidence(
+    tree: xr.DataTree, name: str, model: SwitchedNetwork, fit: Fit, loader: Loader
+) -> Evidence:
+    """The evidence of a tree; where it is not there, that of the tree's own Fit, put into it."""
+    if (held := _held(tree, *parse_criterion(name))) is not None:
+        return held
+    found = evidence(name, model, fit, loader)
+    store_evidence(tree, found)
+    return found
+
+
+def _held(tree: xr.DataTree, criterion: str, given: dict[str, Any]) -> Evidence | None:
+    """What the tree holds of a criterion, if it was made with these options, or none are given."""
+    if evidence_group(criterion) not in tree.children:
+        return None
+    stored = read_evidence(tree, criterion)
+    return stored if not given or stored.criterion == spelled(criterion, given) else None
 
 
 def spelled(criterion: str, options: dict[str, Any]) -> str:
@@ -102,4 +119,5 @@ __all__ = [
     "register_criterion",
     "removal_cost",
     "store_evidence",
+    "stored_evidence",
 ]

@@ -23,6 +23,7 @@ from dirprune.analysis.evidence import (
     register_criterion,
     removal_cost,
     store_evidence,
+    stored_evidence,
 )
 from dirprune.analysis.evidence.stored import read_evidence
 from dirprune.analysis.evidence.switches import draw_switches, grid
@@ -327,3 +328,24 @@ def test_a_criterion_is_a_function_and_a_name(case: Case) -> None:
         register_criterion("a:b", Criterion(index, ""))
     with pytest.raises(DirpruneError, match="expected a name without"):
         register_criterion("a/b", Criterion(index, ""))  # a slash parts groups in a file
+
+
+def test_what_the_tree_holds_is_not_scored_again(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = case.tree.copy(deep=True)
+    arguments = case.model, case.fit, case.loader
+    first = stored_evidence(tree, "random:seed=3", *arguments)  # not there: scored, and kept
+
+    def score(material: Material, *, seed: int = 0) -> Evidence:
+        raise AssertionError("scored again")
+
+    for name in ("removal-cost", "random"):
+        monkeypatch.setitem(CRITERIA, name, Criterion(score, ""))
+    assert torch.equal(
+        stored_evidence(tree, "random:seed=3", *arguments)["0"].scores, first["0"].scores
+    )
+    held = stored_evidence(tree, "removal-cost", *arguments)
+    assert torch.equal(held["0"].scores, evidence("removal-cost", None, case.tree)["0"].scores)
+    with pytest.raises(AssertionError, match="scored again"):
+        stored_evidence(tree, "random:seed=4", *arguments)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,14 @@ from torch import Tensor, nn
 
 from ..analysis.decide import decide
 from ..analysis.diagnostics import diagnose
-from ..analysis.evidence import CRITERIA, evidence, parse_criterion, store_evidence
+from ..analysis.evidence import CRITERIA, evidence, parse_criterion, stored_evidence
 from ..analysis.gains import mean_gains
 from ..analysis.held_out import held_out
 from ..analysis.latency_budget import check_latency
 from ..analysis.null_control import null_control
 from ..analysis.posterior import posterior
 from ..analysis.report import write_report
-from ..analysis.tree import PRIMARY, load_tree, save_tree
+from ..analysis.tree import load_tree, save_tree
 from ..guides import make_guide
 from ..inference.compensation import compensate
 from ..inference.evaluate import Accuracy, evaluate
@@ -41,17 +40,9 @@ from ..model.storage import save
 from ..model.surgery import prune
 from ..model.switched import SwitchedNetwork
 from ..model.writing import atomic_write
-from .checks import (
-    HISTORY,
-    METRICS,
-    check_options,
-    claim_folder,
-    find_device,
-    finished_metrics,
-    hold_folder,
-    tidy_after_refusal,
-)
+from .checks import HISTORY, METRICS, check_options
 from .deciding import decide_and_predict
+from .job import TIMED, Job, do_job
 from .parts import (
     batches_of,
     data_notes,
@@ -67,33 +58,16 @@ from .words import chance_warning, size_metrics, summary
 # a small data set, and wide enough to rank units for a large one.
 EFFECTIVE_IMAGES = 500
 TOLD = ("accuracy", "macs", "params", "latency_ms", "sites", "network")  # in the summary
-TIMED = 128  # images in the batch whose latency is measured
 
 
 def run_job(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Run all stages into ``folder`` and print what came of it."""
     check_options(settings)
-    device = find_device(settings.device)
-    with hold_folder(folder):
-        claim_folder(folder, settings, resume=resume, overwrite=overwrite)
-        job = _Job(settings, folder, device)
-        finished = folder / METRICS
-        if resume and finished.exists() and not (folder / "checkpoints").exists():
-            job.metrics = finished_metrics(folder, TOLD)
-        else:
-            with tidy_after_refusal(folder):
-                job.run()
-    print(summary(job.metrics, folder))
+    metrics = do_job(_Job, settings, folder, TOLD, resume=resume, overwrite=overwrite)
+    print(summary(metrics, folder))
 
 
-@dataclass
-class _Job:
-    settings: Settings
-    folder: Path
-    device: torch.device
-    metrics: dict[str, Any] = field(default_factory=dict)
-    history: dict[str, list[Any]] = field(default_factory=dict)
-
+class _Job(Job[Settings]):
     # -- the stages -------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -103,9 +77,7 @@ class _Job:
             "evidence": s.evidence, "seed": s.seed, "settings": s.to_dict(), "warnings": [],
             "seconds": {}, "accuracy": {}, "accuracy_validation": {},
         }  # fmt: skip
-        earlier = self._checkpoint("seconds")  # of the run that is resumed
-        if earlier.exists():
-            self.metrics["seconds"] = json.loads(earlier.read_text())
+        self._recall_seconds()
         self.data = self._stage("data", lambda: read_data(s))
         self.metrics["images"] = {
             part: len(getattr(self.data, part)) for part in ("train", "validation", "test")
@@ -147,17 +119,6 @@ class _Job:
         self._stage("report", lambda: write_report(self.folder))
         self._write()
         shutil.rmtree(self.folder / "checkpoints")
-
-    def _stage[T](self, name: str, work: Callable[[], T]) -> T:
-        """Run a stage, say so on a terminal, and note its time."""
-        if sys.stderr.isatty():
-            print(f"{name} ...", file=sys.stderr)
-        started = time.perf_counter()
-        result = work()
-        seconds = self.metrics["seconds"]
-        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 3)
-        atomic_write(self._checkpoint("seconds"), json.dumps(seconds))
-        return result
 
     def _used[T](self, option: str, default: T) -> T:
         """The value of an option, or what is usual where the user said nothing; it is noted."""
@@ -231,8 +192,7 @@ class _Job:
             tree = posterior(model, fitted, batches, seed=s.seed)
             predicted = held_out(model, fitted, self._loader("validation"), seed=s.seed)
             tree["validation"] = xr.DataTree(predicted)
-            if s.evidence != PRIMARY:  # which is there
-                store_evidence(tree, evidence(s.evidence, model, fitted, batches))
+            stored_evidence(tree, s.evidence, model, fitted, batches)
             save_tree(tree, path)
         tree = load_tree(path)
         self.metrics["diagnostics"] = diagnose(tree, self.history)
@@ -331,9 +291,6 @@ class _Job:
         self.metrics["warnings"].append(message)
 
     # -- files ------------------------------------------------------------------------------------
-
-    def _checkpoint(self, stage: str) -> Path:
-        return self.folder / "checkpoints" / stage
 
     def _notes(self) -> dict[str, Any]:
         return data_notes(self.data)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,47 +32,22 @@ from ..model.reasons import few
 from ..model.storage import save
 from ..model.switched import SwitchedNetwork
 from ..model.writing import atomic_write
-from .checks import (
-    HISTORY,
-    METRICS,
-    claim_folder,
-    find_device,
-    finished_metrics,
-    hold_folder,
-    tidy_after_refusal,
-)
+from .checks import HISTORY, METRICS
+from .job import TIMED, Job, do_job
 from .parts import batches_of, data_notes, load_line, new_network, read_data, train_network
 from .settings import recipe
 from .train_settings import TrainSettings
 
 RATIOS = {"gibbs": 0.9, "spp": 0.5}  # the methods, and what goes where nothing is said
-TOLD = (
-    "accuracy",
-    "macs",
-    "params",
-    "sparsity",
-    "trained",
-    "settings",
-    "notes",
-    "network",
-)  # in the summary
-TIMED = 128  # images in the batch whose latency is measured
+# What the summary tells.
+TOLD = ("accuracy", "macs", "params", "sparsity", "trained", "settings", "notes", "network")
 
 
 def train_job(settings: TrainSettings, folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Train and prune into ``folder``, and print what came of it."""
     check_train_options(settings)
-    device = find_device(settings.device)
-    with hold_folder(folder):
-        claim_folder(folder, settings, resume=resume, overwrite=overwrite)
-        job = _TrainJob(settings, folder, device)
-        finished = folder / METRICS
-        if resume and finished.exists() and not (folder / "checkpoints").exists():
-            job.metrics = finished_metrics(folder, TOLD)
-        else:
-            with tidy_after_refusal(folder):
-                job.run()
-    print(train_summary(job.metrics, folder))
+    metrics = do_job(_TrainJob, settings, folder, TOLD, resume=resume, overwrite=overwrite)
+    print(train_summary(metrics, folder))
 
 
 def check_train_options(s: TrainSettings) -> None:
@@ -107,14 +79,7 @@ def check_train_options(s: TrainSettings) -> None:
         raise DirpruneError(f"{', '.join(sorted(both))}: named by both --include and --exclude")
 
 
-@dataclass
-class _TrainJob:
-    settings: TrainSettings
-    folder: Path
-    device: torch.device
-    metrics: dict[str, Any] = field(default_factory=dict)
-    history: dict[str, list[float]] = field(default_factory=dict)
-
+class _TrainJob(Job[TrainSettings]):
     def run(self) -> None:
         s = self.settings
         usual = recipe(s.data).train_epochs
@@ -131,9 +96,7 @@ class _TrainJob:
             "data": s.data, "seed": s.seed, "settings": {**s.to_dict(), **used}, "seconds": {},
             "accuracy": {}, "accuracy_validation": {},
         }  # fmt: skip
-        earlier = self._checkpoint("seconds")  # of the run that is resumed
-        if earlier.exists():
-            self.metrics["seconds"] = json.loads(earlier.read_text())
+        self._recall_seconds()
         data = self._stage("data", lambda: read_data(s))
         self.metrics["images"] = {
             part: len(getattr(data, part)) for part in ("train", "validation", "test")
@@ -234,20 +197,6 @@ class _TrainJob:
         for key, part in (("accuracy_validation", "validation"), ("accuracy", "test")):
             found = evaluate(network, batches_of(self.settings, data, part))
             self.metrics[key][stage] = round(found.percent, 4)
-
-    def _stage[T](self, name: str, work: Callable[[], T]) -> T:
-        """Run a stage, say so on a terminal, and note its time."""
-        if sys.stderr.isatty():
-            print(f"{name} ...", file=sys.stderr)
-        started = time.perf_counter()
-        result = work()
-        seconds = self.metrics["seconds"]
-        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 3)
-        atomic_write(self._checkpoint("seconds"), json.dumps(seconds))
-        return result
-
-    def _checkpoint(self, stage: str) -> Path:
-        return self.folder / "checkpoints" / stage
 
 
 def train_summary(metrics: Mapping[str, Any], folder: Path) -> str:
