@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import dirprune
-from dirprune.analysis import latency_budget
+from dirprune.analysis.decision import latency_budget
 from dirprune.analysis.tree import load_tree
 from dirprune.command import main
 from dirprune.command import run as run_module

@@ -28,7 +28,8 @@ from ...model.priors import make_prior
 from ...model.surgery import prune
 from ...model.switched import SwitchedNetwork
 from ...model.writing import atomic_write
-from ..decide import decide
+from ..decision.decide import decide
+from ..decision.rule import Widths
 from ..diagnostics import importance, svi_convergence
 from ..diagnostics.elpd import elpd as elpd_of
 from ..diagnostics.elpd import mean_and_error
@@ -36,7 +37,6 @@ from ..diagnostics.findings import spread_draws
 from ..evidence import stored_evidence
 from ..held_out import held_out
 from ..posterior import posterior
-from ..rule import Widths
 from ..tree import evidence_draws, load_tree, save_tree
 from .agreement import UnitScores
 from .grid import Cell
@@ -160,7 +160,8 @@ def run_cell(
         num_data: N, the number of training images.
         budgets: what is cut once each, without fine-tuning: ``[{"macs": 0.5}, {"keep": 0.25}]``.
         criterion: the evidence that decides, a name in ``CRITERIA``.
-        widths: as in :func:`~dirprune.analysis.decide.decide`; "uniform" compares criteria fairly.
+        widths: as in :func:`~dirprune.analysis.decision.decide.decide`; "uniform" compares criteria
+            fairly.
         augmented: training images as the network was trained on, for the batch norms of what was
             cut; by default ``loader``.
         epochs, restarts, particles, progress: as in :func:`~dirprune.inference.fit.fit`.

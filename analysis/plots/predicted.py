@@ -22,7 +22,7 @@ from .style import (
 )
 
 if TYPE_CHECKING:
-    from ..predicted_accuracy import Checked
+    from ..decision.predicted_accuracy import Checked
 
 
 @styled
@@ -34,7 +34,8 @@ def predicted_accuracy_figure(panels: Mapping[str, Sequence[Checked]]) -> Figure
     on the choice of the units. A diamond is an accuracy outside of its bar.
 
     Args:
-        panels: title -> what :func:`~dirprune.analysis.predicted_accuracy.check_predictions` found.
+        panels: title -> what
+            :func:`~dirprune.analysis.decision.predicted_accuracy.check_predictions` found.
     """
     rows = -(-len(panels) // 3)
     figure = new_figure(0.9 + 3.0 * rows)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .analysis.class_effects import class_effects
-    from .analysis.decide import decide
+    from .analysis.decision.decide import decide
+    from .analysis.decision.predicted_accuracy import predict_accuracy
+    from .analysis.decision.threshold import keep_above
     from .analysis.evidence import Scores, evidence
     from .analysis.posterior import posterior
-    from .analysis.predicted_accuracy import predict_accuracy
     from .analysis.prior_predictive import prior_predictive
-    from .analysis.threshold import keep_above
     from .guides import (
         AutoDirichlet,
         AutoGeneralizedDirichlet,
@@ -99,20 +99,20 @@ _HOME = {
     "build_network": "model.networks",
     "class_effects": "analysis.class_effects",
     "compensate": "inference.compensation",
-    "decide": "analysis.decide",
+    "decide": "analysis.decision.decide",
     "evaluate": "inference.evaluate",
     "evidence": "analysis.evidence",
     "export": "model.export",
     "finetune": "inference.training",
     "fit": "inference.fit",
-    "keep_above": "analysis.threshold",
+    "keep_above": "analysis.decision.threshold",
     "load": "model.storage",
     "load_data": "inference.data",
     "load_weights": "model.networks",
     "loader": "inference.data",
     "mask": "model.surgery",
     "posterior": "analysis.posterior",
-    "predict_accuracy": "analysis.predicted_accuracy",
+    "predict_accuracy": "analysis.decision.predicted_accuracy",
     "prior_predictive": "analysis.prior_predictive",
     "prune": "model.surgery",
     "register_resizer": "model.resizing",

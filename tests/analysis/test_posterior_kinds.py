@@ -13,7 +13,7 @@ from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dirprune.analysis.decide import decide
+from dirprune.analysis.decision.decide import decide
 from dirprune.analysis.evidence import evidence
 from dirprune.analysis.evidence.switches import draw_switches
 from dirprune.analysis.posterior import posterior

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..analysis.decide import decide
+from ..analysis.decision.decide import decide
 from ..analysis.evidence import evidence
 from ..analysis.tree import cost_table, load_tree
 

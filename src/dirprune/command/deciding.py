@@ -8,10 +8,10 @@ import xarray as xr
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ..analysis.decide import decide
-from ..analysis.drop_budget import halves
+from ..analysis.decision.decide import decide
+from ..analysis.decision.drop_budget import halves
+from ..analysis.decision.predicted_accuracy import predict_accuracy
 from ..analysis.evidence import evidence
-from ..analysis.predicted_accuracy import predict_accuracy
 from ..inference.data import ImageData, loader
 from ..model.decision import Decision
 from ..model.switched import SwitchedNetwork

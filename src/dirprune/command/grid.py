@@ -14,7 +14,7 @@ import torch
 
 from ..analysis.compare import Cell, make_grid
 from ..analysis.compare.cell import budget_name
-from ..analysis.decide import decide
+from ..analysis.decision.decide import decide
 from ..guides import make_guide
 from ..guides.families import parse_guide
 from ..model.errors import DirpruneError

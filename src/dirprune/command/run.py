@@ -14,12 +14,12 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from ..analysis.decide import decide
+from ..analysis.decision.decide import decide
+from ..analysis.decision.latency_budget import check_latency
 from ..analysis.diagnostics import diagnose
 from ..analysis.evidence import CRITERIA, evidence, parse_criterion, stored_evidence
 from ..analysis.gains import mean_gains
 from ..analysis.held_out import held_out
-from ..analysis.latency_budget import check_latency
 from ..analysis.null_control import null_control
 from ..analysis.posterior import posterior
 from ..analysis.report import write_report

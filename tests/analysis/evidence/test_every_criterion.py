@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dirprune.analysis.decide import decide
+from dirprune.analysis.decision.decide import decide
 from dirprune.analysis.evidence import CRITERIA, evidence, store_evidence
 from dirprune.model.errors import DirpruneError
 from dirprune.model.switched import SwitchedNetwork

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
+from dirprune.analysis.decision.threshold import keep_above
 from dirprune.analysis.evidence import Passes, evidence
 from dirprune.analysis.evidence.log_normal_noise import (
     LOG_HIGH,
@@ -25,7 +26,6 @@ from dirprune.analysis.evidence.log_normal_noise import (
 )
 from dirprune.analysis.evidence.model_reduction import reduced_to_interval, reduced_to_spike
 from dirprune.analysis.evidence.structured_bayesian import SNR_THRESHOLD, noise_evidence
-from dirprune.analysis.threshold import keep_above
 from dirprune.guides.distributions import TruncatedLogNormal, TruncatedLogUniform
 from dirprune.model.errors import DirpruneError
 from dirprune.model.switched import SwitchedNetwork

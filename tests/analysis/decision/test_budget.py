@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dirprune.analysis.budget import _cost, keep_within
-from dirprune.analysis.removal import Removal
+from dirprune.analysis.decision.budget import _cost, keep_within
+from dirprune.analysis.decision.removal import Removal
 from dirprune.model.cost import CostTable, Term
 from dirprune.model.errors import DirpruneError
 

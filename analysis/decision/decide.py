@@ -12,19 +12,19 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..inference.loop import Loader
-from ..model.cost import CostTable
-from ..model.decision import Decision
-from ..model.errors import DirpruneError
-from ..model.switched import SwitchedNetwork
+from ...inference.loop import Loader
+from ...model.cost import CostTable
+from ...model.decision import Decision
+from ...model.errors import DirpruneError
+from ...model.switched import SwitchedNetwork
+from ..evidence import Scores
+from ..tree import cost_table
 from .budget import by_site
 from .drop_budget import find_within_drop
-from .evidence import Scores
 from .flat_scores import flat_scores
 from .latency_budget import find_within_latency
 from .removal import site_units
 from .rule import Bools, Floats, Rule, Widths
-from .tree import cost_table
 from .widths import UNIFORM, check_widths
 
 COUNTED = ("macs", "params", "keep")

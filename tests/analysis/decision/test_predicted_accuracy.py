@@ -11,16 +11,16 @@ from scipy.stats import beta, betabinom, binom
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from dirprune.analysis.decide import decide, draws_masks
-from dirprune.analysis.evidence import Scores, evidence
-from dirprune.analysis.masked import correct, masked_gains
-from dirprune.analysis.plots import predicted_accuracy_figure, save_figure
-from dirprune.analysis.predicted_accuracy import (
+from dirprune.analysis.decision.decide import decide, draws_masks
+from dirprune.analysis.decision.predicted_accuracy import (
     Interval,
     check_predictions,
     predict_accuracy,
     predictive,
 )
+from dirprune.analysis.evidence import Scores, evidence
+from dirprune.analysis.masked import correct, masked_gains
+from dirprune.analysis.plots import predicted_accuracy_figure, save_figure
 from dirprune.inference.evaluate import evaluate
 from dirprune.model.decision import Decision
 from dirprune.model.errors import DirpruneError

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from dirprune.analysis.decision.threshold import keep_above
 from dirprune.analysis.evidence import Scores
-from dirprune.analysis.threshold import keep_above
 from dirprune.model.errors import DirpruneError
 
 Case = Any  # of conftest.py

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dirprune.analysis.budget import cost_of, is_within
-from dirprune.analysis.decide import decide
+from dirprune.analysis.decision.budget import cost_of, is_within
+from dirprune.analysis.decision.decide import decide
+from dirprune.analysis.decision.widths import keep_uniform, keep_widths, smallest_uniform_share
 from dirprune.analysis.evidence import Scores, evidence
-from dirprune.analysis.widths import keep_uniform, keep_widths, smallest_uniform_share
 from dirprune.model.cost import CostTable, Term
 from dirprune.model.errors import DirpruneError
 from dirprune.model.networks import build_network

@@ -9,14 +9,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..model.decision import Decision
-from ..model.errors import DirpruneError
-from ..model.switched import SwitchedNetwork
+from ...model.decision import Decision
+from ...model.errors import DirpruneError
+from ...model.switched import SwitchedNetwork
+from ..evidence import Scores
+from ..tree import cost_table
 from .budget import by_site
-from .evidence import Scores
 from .flat_scores import flat_scores
 from .removal import Removable
-from .tree import cost_table
 
 
 def keep_above(

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dirprune.analysis.budget import keep_within, smallest_share
-from dirprune.analysis.decide import decide
+from dirprune.analysis.decision.budget import keep_within, smallest_share
+from dirprune.analysis.decision.decide import decide
+from dirprune.analysis.decision.removal import block_sizes
 from dirprune.analysis.evidence import Scores
-from dirprune.analysis.removal import block_sizes
 from dirprune.model.cost import CostTable, Term
 from dirprune.model.errors import DirpruneError
 from dirprune.model.networks import build_network

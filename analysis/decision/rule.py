@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.cost import CostTable
+from ...model.cost import CostTable
 from .budget import keep_within, smallest_share
 from .widths import UNIFORM, keep_uniform, keep_widths, smallest_uniform_share
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dirprune.analysis.decide import decide
+from dirprune.analysis.decision.decide import decide
 from dirprune.analysis.evidence import Scores, evidence
 from dirprune.analysis.tree import load_tree, save_tree
 from dirprune.model.cost import count_macs, count_params

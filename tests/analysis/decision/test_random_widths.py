@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
+from dirprune.analysis.decision.random_widths import random_widths
 from dirprune.analysis.evidence import Scores
-from dirprune.analysis.random_widths import random_widths
 from dirprune.inference.batchnorm import recalibrate
 from dirprune.inference.evaluate import evaluate
 from dirprune.inference.loop import seed_generators

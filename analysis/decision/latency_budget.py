@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from ..inference.latency import Latency, Share, measure_latency
-from ..model.errors import DirpruneError
-from ..model.surgery import cut
-from ..model.switched import SwitchedNetwork
+from ...inference.latency import Latency, Share, measure_latency
+from ...model.errors import DirpruneError
+from ...model.surgery import cut
+from ...model.switched import SwitchedNetwork
 from .budget import by_site, keep_within, smallest_share
 
 Kept = Mapping[str, Tensor]

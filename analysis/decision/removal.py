@@ -8,7 +8,7 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.cost import CostTable, Term
+from ...model.cost import CostTable, Term
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..model.cost import CostTable, Term
-from ..model.errors import DirpruneError
+from ...model.cost import CostTable, Term
+from ...model.errors import DirpruneError
 from .removal import Blocks, Cost, Costs, Removable, Removal, block_sizes, site_units
 
 Floats = NDArray[np.float64]

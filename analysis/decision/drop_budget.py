@@ -12,11 +12,11 @@ from scipy.stats import beta
 from torch import Tensor
 from tqdm import tqdm
 
-from ..inference.loop import Loader
-from ..model.errors import DirpruneError
-from ..model.switched import SwitchedNetwork
+from ...inference.loop import Loader
+from ...model.errors import DirpruneError
+from ...model.switched import SwitchedNetwork
+from ..masked import classified, masked_gains
 from .budget import exactly
-from .masked import classified, masked_gains
 
 Kept = Mapping[str, Tensor]
 LEVEL = 0.05  # of the bound on the true loss

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..model.cost import CostTable
-from ..model.errors import DirpruneError
-from .evidence import Scores
+from ...model.cost import CostTable
+from ...model.errors import DirpruneError
+from ..evidence import Scores
 
 Floats = NDArray[np.float64]
 

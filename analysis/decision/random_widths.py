@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import trange
 
-from ..inference.batchnorm import recalibrate
-from ..inference.evaluate import evaluate
-from ..inference.loop import Loader, same_batches, seed_of
-from ..model.decision import Decision
-from ..model.errors import DirpruneError
-from ..model.surgery import cut, without_empty_layers
-from ..model.switched import SwitchedNetwork
+from ...inference.batchnorm import recalibrate
+from ...inference.evaluate import evaluate
+from ...inference.loop import Loader, same_batches, seed_of
+from ...model.decision import Decision
+from ...model.errors import DirpruneError
+from ...model.surgery import cut, without_empty_layers
+from ...model.switched import SwitchedNetwork
+from ..evidence import Scores
+from ..evidence.switches import fixed_images
 from .budget import full_cost, target, up
-from .evidence import Scores
-from .evidence.switches import fixed_images
 from .flat_scores import flat_scores
 from .removal import site_units
 

@@ -12,13 +12,13 @@ from scipy.stats import beta, betabinom
 from torch import Tensor
 from tqdm import tqdm
 
-from ..inference.loop import Loader
-from ..model.decision import Decision
-from ..model.errors import DirpruneError
-from ..model.switched import SwitchedNetwork
+from ...inference.loop import Loader
+from ...model.decision import Decision
+from ...model.errors import DirpruneError
+from ...model.switched import SwitchedNetwork
+from ..evidence import Material, Scores, Source
+from ..masked import correct, masked_gains
 from .decide import decide, draws_masks
-from .evidence import Material, Scores, Source
-from .masked import correct, masked_gains
 
 LEVEL = 0.9
 DRAWS, DRAW_IMAGES = 16, 500  # posterior draws, and the images that each is run on

@@ -11,9 +11,9 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from dirprune.analysis import drop_budget
-from dirprune.analysis.decide import decide
-from dirprune.analysis.drop_budget import RESOLUTION, Found, Loss, find_within_drop, halves
+from dirprune.analysis.decision import drop_budget
+from dirprune.analysis.decision.decide import decide
+from dirprune.analysis.decision.drop_budget import RESOLUTION, Found, Loss, find_within_drop, halves
 from dirprune.inference.evaluate import evaluate
 from dirprune.model.errors import DirpruneError
 from dirprune.model.surgery import mask

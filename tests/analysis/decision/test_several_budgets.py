@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dirprune.analysis.budget import cost_of, keep_within, smallest_share
-from dirprune.analysis.decide import decide
+from dirprune.analysis.decision.budget import cost_of, keep_within, smallest_share
+from dirprune.analysis.decision.decide import decide
+from dirprune.analysis.decision.removal import block_sizes
 from dirprune.analysis.evidence import Scores, evidence
-from dirprune.analysis.removal import block_sizes
 from dirprune.model.cost import CostTable, Term
 from dirprune.model.errors import DirpruneError
 from dirprune.model.networks import build_network

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dirprune.analysis import latency_budget
-from dirprune.analysis.decide import decide
+from dirprune.analysis.decision import latency_budget
+from dirprune.analysis.decision.decide import decide
+from dirprune.analysis.decision.latency_budget import RESOLUTION, Measured, check_latency
 from dirprune.analysis.evidence import Scores
-from dirprune.analysis.latency_budget import RESOLUTION, Measured, check_latency
 from dirprune.inference.latency import Latency
 from dirprune.model.cost import count_macs
 from dirprune.model.decision import Decision

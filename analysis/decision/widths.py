@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.cost import CostTable
-from ..model.errors import DirpruneError
+from ...model.cost import CostTable
+from ...model.errors import DirpruneError
 from .budget import cost_of, exactly, full_cost, is_within, target, up
 from .removal import Removable, block_sizes, site_units
 

@@ -1,0 +1,1 @@
+"""Decisions: which units stay under a budget, and what accuracy that predicts."""
