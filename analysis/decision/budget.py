@@ -145,7 +145,7 @@ def _by_score(
 ) -> Blocks:
     sizes = block_sizes(table, round_to)
     removable = Removable(table, fixed, sizes)
-    cut = Blocks(table, _costs(table, budgets), sizes)
+    cut = Blocks(table, costs_of(table, budgets), sizes)
     removals = [_cost(Removal, table, what) for what in budgets] if per_cost else []
     full = [full_cost(table, what) for what in budgets]
 
@@ -212,7 +212,7 @@ def _smallest(
     """The cheapest decision in ``what``: site by site, all but the cheapest units gone."""
     sizes = block_sizes(table, round_to)
     removable, removal = Removable(table, fixed, sizes), _cost(Removal, table, what)
-    cut = Blocks(table, _costs(table, budgets), sizes)
+    cut = Blocks(table, costs_of(table, budgets), sizes)
     for units in site_units(table):
         for unit in sorted(units.tolist(), key=lambda u: -int(removal.saving[u])):
             if not removable.blocked[unit]:
@@ -222,7 +222,8 @@ def _smallest(
     return cut
 
 
-def _costs(table: CostTable, budgets: Mapping[str, float]) -> Costs:
+def costs_of(table: CostTable, budgets: Mapping[str, float]) -> Costs:
+    """The costs of all units in these budgets, beside what each allows."""
     return Costs(
         [_cost(Cost, table, what) for what in budgets],
         [target(what, share, full_cost(table, what)) for what, share in budgets.items()],

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ...model.cost import CostTable
 from ...model.decision import Decision
 from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
+from ..decision.budget import cost_of, full_cost, target
 
 Masks = dict[str, Tensor]
 
@@ -40,23 +42,27 @@ def kept_of(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Allowed:
-    """Which masks of the same widths a decision's budgets and network allow.
+    """Which masks a decision's widths or budgets, and the network, allow.
 
-    Where layers of a residual stream own only some of a site's units, each needs one, and units
-    may cost different amounts: a mask may not cost more than the decision in multiply-adds or
-    parameters.
+    Where layers of a residual stream own only some of a site's units, each needs one. Units may
+    cost different amounts: a mask may not cost more than the budgets allow, or, where the decision
+    has none that are counted, than the decision in multiply-adds and parameters.
     """
 
-    def __init__(self, model: SwitchedNetwork, masks: Mapping[str, Tensor]) -> None:
-        self._table = model.costs
-        self._most = self._cost(masks)
+    def __init__(
+        self, table: CostTable, masks: Mapping[str, Tensor], budgets: Mapping[str, float]
+    ) -> None:
+        self._table = table
+        if budgets:
+            self._most = {b: target(b, share, full_cost(table, b)) for b, share in budgets.items()}
+        else:
+            self._most = {what: self._cost(what, masks) for what in ("macs", "params")}
 
     def __call__(self, masks: Mapping[str, Tensor]) -> bool:
         flat = torch.cat([masks[name] for name in self._table.sites])
         if not all(bool(flat[units].any()) for units in self._table.needed):
             return False
-        return all(cost <= most for cost, most in zip(self._cost(masks), self._most, strict=True))
+        return all(self._cost(what, masks) <= most for what, most in self._most.items())
 
-    def _cost(self, masks: Mapping[str, Tensor]) -> list[int]:
-        kept = kept_of(masks)
-        return [self._table.total(what, kept) for what in ("macs", "params")]
+    def _cost(self, what: str, masks: Mapping[str, Tensor]) -> int:
+        return cost_of(self._table, torch.cat([masks[n] for n in self._table.sites]).numpy(), what)

@@ -77,7 +77,7 @@ def subnetwork_posterior(
         if type(number) is not int or number < least:
             raise DirpruneError(f"{what}={number!r}: expected a whole number of at least {least}")
     start = masks_of(model, decision)
-    allowed = Allowed(model, start)
+    allowed = Allowed(model.costs, start, {})
     inputs, targets = fixed_images(model, loader, images)
     scale = model.temperature * model.num_data
     evaluations = 0

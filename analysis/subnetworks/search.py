@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
-from ...inference.loop import Loader, move_batch, same_batches
+from ...inference.loop import Loader, move_batch, same_batches, seed_of
 from ...model.decision import Decision
 from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
@@ -19,8 +19,10 @@ from ..evidence.scores import Passes
 from ..evidence.switches import take
 from .masks import Allowed, kept_of, masks_of
 from .slopes import mean_log_prob, slopes
+from .transfer import Transfers, free_budgets
 
 STEPS, IMAGES = 80, 128
+SITES = 4  # that a step tries, at random: a deep network has many, and each takes a forward pass
 SHARE = 0.1  # of a site's kept units that the first step tries to swap; it falls to 0 linearly
 
 
@@ -33,7 +35,7 @@ def refine(
     images: int = IMAGES,
     seed: int = 0,
 ) -> Decision:
-    r"""Search for a better sub-network of a decision's widths.
+    r"""Search for a better sub-network within a decision's widths or budgets.
 
     Scores of single units do not add up over sets. So: at the mask m of the decision, a backward
     pass over fresh training images gives for every unit, kept or gone, an estimate
@@ -41,24 +43,26 @@ def refine(
     (:func:`~.slopes.slopes`). Site by site, the r kept units with the largest :math:`\Delta` are
     swapped for the r removed ones with the largest, pair by pair while the two sum to more than
     zero, and the swap stays if the log likelihood of these images did rise. r falls from a tenth of
-    the kept units to one.
+    the kept units to one. Where the decision chose its widths itself, under budgets of ``macs``,
+    ``params`` or ``keep``, they move as well: units come back in one site and go in another
+    (:class:`~.transfer.Transfers`), within these budgets. Uniform and given widths stay, at no more
+    multiply-adds and parameters than the decision's.
 
-    It is a stochastic local search: what it finds depends on the seed, hardly on where it starts,
-    and widths, multiply-adds and parameters are at most those of the decision. ``posterior``
-    of :mod:`.sampler` says how sure the choice is.
+    It is a stochastic local search: what it finds depends on the seed, hardly on where it starts.
+    :func:`~.posterior.subnetwork_posterior` says how sure the choice is.
 
     Args:
         model: the switched network.
-        decision: what stays to begin with; its widths stay.
+        decision: what stays to begin with. Sites that keep all their units are left alone.
         loader: training images.
-        steps: at most ``images`` x (2 + sites) forward-like passes each, one of them backward.
+        steps: of one backward pass each, and of a forward pass for each move that is tried.
         images: fresh training images a step.
         seed: of the order of the images.
 
     Returns:
         A decision without probabilities, which were those of another choice;
-        ``settings["refined"]`` has the steps, the swaps that stayed, the passes, and the mean log
-        likelihood before and after, on images of the last step.
+        ``settings["refined"]`` has the steps, the flips of units that stayed, the passes, and the
+        mean log likelihood before and after, on images of the last step.
 
     Raises:
         DirpruneError: no steps or images, an empty loader, a decision that is of another network or
@@ -68,8 +72,12 @@ def refine(
         if type(number) is not int or number < 1:
             raise DirpruneError(f"{what}={number!r}: expected a whole number of at least 1")
     masks = masks_of(model, decision)
-    allowed = Allowed(model, masks)
-    passes, swapped = Passes(), 0
+    budgets = free_budgets(decision)
+    allowed = Allowed(model.costs, masks, budgets)
+    sites = [name for name, mask in masks.items() if not bool(mask.all())]
+    generator = torch.Generator().manual_seed(seed_of([seed]))
+    transfers = Transfers(model.costs, budgets, sites)
+    passes, flips = Passes(), 0
     with same_batches(loader, [seed], model.device):
         parts = _portions(loader, images, model.device)
         for step in tqdm(range(steps), desc="swaps", unit="step", disable=None, leave=False):
@@ -77,21 +85,28 @@ def refine(
             found = slopes(model, masks, inputs, targets)
             passes += Passes(len(targets), len(targets))
             best = found.log_prob
-            for site in masks:
-                swap = swapped_mask(masks[site], found.change[site], SHARE * (1 - step / steps))
-                candidate = {**masks, site: swap}
-                if bool((swap == masks[site]).all()) or not allowed(candidate):
+            share, change = SHARE * (1 - step / steps), found.change
+            chosen = torch.randperm(len(sites), generator=generator)[:SITES].tolist()
+            for site in [*([None] if budgets else []), *(sites[i] for i in chosen)]:
+                if site is None:
+                    candidate = transfers(masks, change, share)
+                else:
+                    candidate = {**masks, site: swapped_mask(masks[site], change[site], share)}
+                flipped = {name: candidate[name] != mask for name, mask in masks.items()}
+                number = sum(int(units.sum()) for units in flipped.values())
+                if not number or not allowed(candidate):
                     continue
                 value = mean_log_prob(model, candidate, inputs, targets)
                 passes += Passes(len(targets))
                 if value > best:
-                    swapped += int((swap != masks[site]).sum()) // 2
-                    masks, best = candidate, value
+                    masks, best, flips = candidate, value, flips + number
+                    # To flip a unit back undoes what flipping it did.
+                    change = {n: torch.where(flipped[n], -c, c) for n, c in change.items()}
     before = mean_log_prob(model, masks_of(model, decision), inputs, targets)
     settings = {
         **decision.settings,
         "refined": {
-            "steps": steps, "images": images, "seed": seed, "swaps": swapped,
+            "steps": steps, "images": images, "seed": seed, "flips": flips,
             "passes": asdict(passes), "log_prob": {"before": before, "after": best},
         },
     }  # fmt: skip

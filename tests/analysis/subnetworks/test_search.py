@@ -137,10 +137,10 @@ def test_a_growing_stream_keeps_what_its_layers_need_and_costs_no_more() -> None
     decision = decide(model, scores, keep=0.5, widths="uniform")
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=16)
     found = refine(model, decision, loader, steps=4, images=16)
-    assert found.settings["refined"]["swaps"] > 0
+    assert found.settings["refined"]["flips"] > 0
     for what in ("macs", "params"):
         assert model.costs.total(what, found.kept) <= model.costs.total(what, decision.kept)
-    allowed = Allowed(model, masks_of(model, decision))
+    allowed = Allowed(model.costs, masks_of(model, decision), {})
     none = {name: mask.clone() for name, mask in masks_of(model, decision).items()}
     flat = torch.cat(list(none.values()))
     flat[units] = False
