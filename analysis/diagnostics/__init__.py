@@ -18,6 +18,7 @@ from .reliability import reliability
 from .restarts import restart_agreement
 from .sampler import sampler
 from .sensitivity import power_scaling
+from .swaps import swap_calibration
 
 __all__ = [
     "LIMITS",
@@ -32,6 +33,7 @@ __all__ = [
     "restart_agreement",
     "sampler",
     "svi_convergence",
+    "swap_calibration",
 ]
 
 
