@@ -17,6 +17,7 @@ from .fisher import fisher
 from .leave_one_out import leave_one_out
 from .posterior_mean import posterior_mean
 from .random_scores import random
+from .reconstruction import reconstruction
 from .removal_cost import expected_removal_cost
 from .scores import Evidence
 from .shapley import shapley
@@ -76,6 +77,9 @@ CRITERIA: dict[str, Criterion] = {
     ),
     "shapley": Criterion(
         shapley, "Shapley value of the loss within a site: mean + std x its spread", (IMAGES,)
+    ),
+    "reconstruction": Criterion(
+        reconstruction, "the loss that least squares in the next layer cannot undo", (IMAGES,)
     ),
     "apoz": Criterion(apoz, "one minus the average percentage of zeros", (IMAGES,)),
     "bn-scale": Criterion(bn_scale, "scale of the unit's batch norm"),

@@ -16,11 +16,10 @@ from ..evaluate import eval_mode
 from ..loop import call, move_batch
 from .equations import Correction, NormalEquations
 from .rows import (
-    Conv,
     Layer,
-    TransposedConv,
     as_weight,
     features_of,
+    holder,
     input_rows,
     out_axis,
     output_rows,
@@ -78,7 +77,7 @@ def least_squares(
     left_alone: dict[str, str] = {}
     for weight in _incomplete(task):
         reason, found = None, None
-        name = _holder(network, weight)
+        name = holder(network, weight)
         if name is None:
             reason = f"{weight} is not the weight of one convolution or linear module"
         else:
@@ -105,21 +104,6 @@ def _incomplete(task: Task) -> list[str]:
     order = {node: i for i, node in enumerate(task.model.graph.module.graph.nodes)}
     readers = sorted(task.model.graph.consumers, key=lambda c: order[c.node])
     return list(dict.fromkeys(c.weight for c in readers if not bool(keep[c.units].all())))
-
-
-def _holder(network: nn.Module, weight: str) -> str | None:
-    """The one module whose weight it is, if that is a convolution or a linear layer."""
-    parameter = network.get_parameter(weight)
-    held = [
-        name
-        for name, module in network.named_modules()
-        if any(p is parameter for p in module._parameters.values())
-    ]
-    if len(held) != 1:
-        return None
-    layer = network.get_submodule(held[0])
-    fits = isinstance(layer, Conv | TransposedConv | nn.Linear) and layer.weight is parameter
-    return held[0] if fits else None
 
 
 class _Done(BaseException):

@@ -83,6 +83,14 @@ def as_weight(layer: Layer, rows: Tensor) -> Tensor:
     return turned.flip(*range(2, len(shape))).transpose(0, 1)
 
 
+def as_rows(layer: Layer) -> Tensor:
+    """The layer's weight as a matrix [features of :func:`input_rows`, outputs]."""
+    weight = layer.weight.detach()
+    if isinstance(layer, TransposedConv):
+        weight = weight.transpose(0, 1).flip(*range(2, weight.dim()))
+    return weight.flatten(1).T
+
+
 def features_of(layer: Layer) -> int:
     """How many inputs each output is linear in."""
     return prod(layer.weight.shape) // layer.weight.shape[out_axis(layer)]
@@ -91,3 +99,18 @@ def features_of(layer: Layer) -> int:
 def out_axis(layer: Layer) -> int:
     """The axis of the weight along which the outputs lie."""
     return 1 if isinstance(layer, TransposedConv) else 0
+
+
+def holder(network: nn.Module, weight: str) -> str | None:
+    """The one module whose weight it is, if that is a convolution or a linear layer."""
+    parameter = network.get_parameter(weight)
+    held = [
+        name
+        for name, module in network.named_modules()
+        if any(p is parameter for p in module._parameters.values())
+    ]
+    if len(held) != 1:
+        return None
+    layer = network.get_submodule(held[0])
+    fits = isinstance(layer, Conv | TransposedConv | nn.Linear) and layer.weight is parameter
+    return held[0] if fits else None

@@ -16,7 +16,7 @@ Problem = Any  # of conftest.py
 Case = Any  # of ../conftest.py
 
 OF_THE_LOSS = ["taylor", "fisher", "leave-one-out", "shapley"]
-WITH_IMAGES = [*OF_THE_LOSS, "apoz"]
+WITH_IMAGES = [*OF_THE_LOSS, "apoz", "reconstruction"]
 WITHOUT_POSTERIOR = [*WITH_IMAGES, "l1-norm", "l2-norm", "bn-scale", "random"]
 
 
@@ -62,12 +62,13 @@ def test_the_batch_size_of_the_loader_changes_nothing(problem: Problem, name: st
         torch.testing.assert_close(scores.scores, first[site].scores, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", WITH_IMAGES)
+# Which positions of an image are drawn follows from the batches; there are 25.
+@pytest.mark.parametrize("name", [*OF_THE_LOSS, "apoz", "reconstruction:positions=25"])
 def test_batches_that_are_cut_change_nothing(
     problem: Problem, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evidence(name, problem.model, None, problem.loader)
-    for module in ("apoz", "switches"):
+    for module in ("apoz", "reconstruction", "switches"):
         monkeypatch.setattr(f"dirprune.analysis.evidence.{module}.usual_batch", lambda _: 3)
     for site, scores in evidence(name, problem.model, None, problem.loader).items():
         torch.testing.assert_close(scores.scores, whole[site].scores, rtol=1e-9, atol=1e-12)

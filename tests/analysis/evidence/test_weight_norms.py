@@ -39,6 +39,14 @@ def test_norms_are_relative_and_averaged_over_layers(problem: Problem, name: str
     assert (found.passes, found.learning) == (Passes(), Passes())
 
 
+def test_no_source_is_needed(problem: Problem) -> None:
+    given, left_out = evidence("l1-norm", problem.model, None), evidence("l1-norm", problem.model)
+    for site, scores in given.items():
+        assert torch.equal(left_out[site].scores, scores.scores)
+    with pytest.raises(DirpruneError, match="evidence 'mean' needs"):
+        evidence("mean", problem.model)
+
+
 @pytest.mark.parametrize("name", ORDERS)
 def test_the_scale_of_a_layer_has_no_say(problem: Problem, name: str) -> None:
     before = evidence(name, problem.model, None)
