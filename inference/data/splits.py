@@ -40,8 +40,9 @@ def validation_count(validation: int | float | None, total: int) -> int:
 
 
 def stratified_split(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of those that stay and of the ``count`` held out, each in ascending order.
+    """Indices of those that stay, in ascending order, and of ``count`` held out, in random order.
 
+    The first held-out images are then of all classes, also where a folder is read class by class.
     Every class is held out in proportion, to within one image, and keeps one where it can. The same
     seed gives the same split, whatever else draws random numbers.
     """
@@ -60,4 +61,4 @@ def stratified_split(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Ten
     )
     stays = torch.ones(len(labels), dtype=torch.bool)
     stays[held] = False
-    return stays.nonzero().flatten(), held.sort().values
+    return stays.nonzero().flatten(), order[~stays[order]]

@@ -60,6 +60,13 @@ def test_stratified_split_properties(sizes: list[int], data: st.DataObject, seed
         assert set(labels[stays].tolist()) == set(range(len(sizes)))
 
 
+def test_the_first_held_out_images_are_of_all_classes() -> None:
+    """Of a folder that is read class by class; each class is missing with probability 3e-4."""
+    labels = torch.arange(10).repeat_interleave(100)
+    _, held = stratified_split(labels, 500, seed=0)
+    assert set(labels[held[:80]].tolist()) == set(range(10))
+
+
 def test_validation_count() -> None:
     assert validation_count(None, 50_000) == 5000
     assert validation_count(None, 60_000) == 5000
