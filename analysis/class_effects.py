@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,10 @@ class ClassEffects:
     """What removals do per class, on held-out images.
 
     Attributes:
-        loss: site -> [K, C], how much a class's mean loss rises when one unit's gain is 0 alone, in
+        units: site -> [U], the units whose removal was looked at.
+        loss: site -> [U, C], how much a class's mean loss rises when one unit's gain is 0 alone, in
             nats; below zero where its removal helps.
-        accuracy: site -> [K, C], how much a class's accuracy falls then, in points.
+        accuracy: site -> [U, C], how much a class's accuracy falls then, in points.
         joint_loss: [C], the same for all units that the decision removes, together; None without a
             decision.
         joint_accuracy: [C], likewise.
@@ -36,6 +37,7 @@ class ClassEffects:
         class_names: of the C classes.
     """
 
+    units: Mapping[str, Tensor]
     loss: Mapping[str, Tensor]
     accuracy: Mapping[str, Tensor]
     joint_loss: Tensor | None
@@ -51,6 +53,7 @@ def class_effects(
     *,
     images: int = IMAGES,
     sites: Collection[str] | None = None,
+    units: Mapping[str, Sequence[int]] | None = None,
     class_names: Collection[str] | None = None,
 ) -> ClassEffects:
     r"""Remove every unit alone, and what a decision removes together, and see which classes pay.
@@ -58,27 +61,28 @@ def class_effects(
     .. math:: \Delta_{kc} = E_{i: y_i = c}\left[\ell_i(g_k = 0) - \ell_i(1)\right]
 
     with :math:`\ell_i` the negative log likelihood of example i. It takes (1 + units + 1) x images
-    forward passes.
+    forward passes, of the units that are looked at.
 
     Args:
         model: the switched network, of a classifier.
         loader: held-out images.
         decision: adds the joint removal.
         images: at most so many, the first ones of the loader under a fixed seed.
-        sites: those whose units are removed; None takes all.
+        sites: those whose units are removed; None takes all, or those of ``units``.
+        units: site -> the units of it that are removed; of other sites all are.
         class_names: by default the classes' numbers.
 
     Raises:
-        DirpruneError: an unknown site, too few names, an empty loader, no classifier, or targets
-            that are none of its classes.
+        DirpruneError: an unknown site or unit, too few names, an empty loader, no classifier, or
+            targets that are none of its classes.
     """
     if images < 1:
         raise DirpruneError(f"images: expected at least 1, got {images}")
-    chosen = list(model.sites if sites is None else sites)
-    if unknown := [name for name in chosen if name not in model.sites]:
-        raise DirpruneError(
-            f"class effects: no site {unknown[0]!r}; this network has {', '.join(model.sites)}"
-        )
+    some = units or {}
+    chosen = {
+        name: _units(model, name, some.get(name))
+        for name in (sites if sites is not None else some or model.sites)
+    }
     if decision is not None:
         decision.check(model.sites)
     inputs, targets = fixed_images(model, loader, images)
@@ -90,10 +94,10 @@ def class_effects(
     if len(names) != classes:
         raise DirpruneError(f"class_names: expected {classes}, got {len(names)}")
     loss, accuracy = {}, {}
-    for name in chosen:
+    for name, index in chosen.items():
         size = model.sites[name].size
-        alone = 1 - torch.eye(size, dtype=ones[name].dtype, device=model.device)
-        gains = {n: alone if n == name else one.expand(size, -1) for n, one in ones.items()}
+        alone = 1 - torch.eye(size, dtype=ones[name].dtype, device=model.device)[index]
+        gains = {n: alone if n == name else one.expand(len(index), -1) for n, one in ones.items()}
         found = _by_class(model, gains, inputs, targets, f"removals from {name}")
         loss[name] = found.loss - base.loss
         accuracy[name] = base.accuracy - found.accuracy
@@ -102,6 +106,7 @@ def class_effects(
         gone = masked_gains(model, decision.kept)
         joint = _by_class(model, gone, inputs, targets, "the decision")
     return ClassEffects(
+        chosen,
         loss,
         accuracy,
         None if joint is None else (joint.loss - base.loss)[0],
@@ -109,6 +114,22 @@ def class_effects(
         torch.bincount(targets.cpu(), minlength=classes),
         names,
     )
+
+
+def _units(model: SwitchedNetwork, site: str, wanted: Sequence[int] | None) -> Tensor:
+    """The units of a site that are asked for."""
+    if site not in model.sites:
+        raise DirpruneError(
+            f"class effects: no site {site!r}; this network has {', '.join(model.sites)}"
+        )
+    size = model.sites[site].size
+    units = torch.tensor(range(size) if wanted is None else list(wanted))
+    if not len(units) or int(units.min()) < 0 or int(units.max()) >= size:
+        raise DirpruneError(
+            f"class effects: units {units.tolist()} of site {site!r}: expected some of 0 to "
+            f"{size - 1}"
+        )
+    return units
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,8 +39,47 @@ def feature_maps(model: SwitchedNetwork, site: str, inputs: Any) -> Tensor:
         raise DirpruneError(
             f"feature maps: no site {site!r}; this network has {', '.join(model.sites)}"
         )
-    start, size = model.graph.offsets[site], model.sites[site].size
+    reader = _reader(model, site)
+    if reader is None:
+        raise DirpruneError(
+            f"feature maps: the units of site {site!r} are no channels of two-dimensional maps"
+        )
     found: list[Tensor] = []
+
+    def look(seen: Gain, x: Tensor) -> None:
+        if seen is reader.gain:
+            found.append(x)
+
+    with model.body.watched(look):
+        model.outputs_at_gains(inputs, model.unit_gains())
+    maps = found[0].reshape(len(found[0]), *reader.shape)
+    return maps[:, reader.channels.to(maps.device)].float().cpu()
+
+
+def sites_with_maps(model: SwitchedNetwork) -> list[str]:
+    """The sites whose maps :func:`feature_maps` finds, of more than a pixel; in network order."""
+    readers = {site: _reader(model, site) for site in model.sites}
+    return [site for site, r in readers.items() if r is not None and r.shape[1] * r.shape[2] > 1]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What reads the maps of all units of a site.
+
+    Attributes:
+        gain: stands before it.
+        shape: (channels, H, W) of what it reads, channels of other sites included.
+        channels: [K], the first channel of each unit.
+    """
+
+    gain: Gain
+    shape: tuple[int, int, int]
+    channels: Tensor
+
+
+def _reader(model: SwitchedNetwork, site: str) -> _Reader | None:
+    """The first layer that reads all units of a site as maps; None where there is none."""
+    start, size = model.graph.offsets[site], model.sites[site].size
     for i, reader in enumerate(model.graph.consumers):
         shape = _map_shape(reader)
         gain = getattr(model.body.graph_module, f"gain_{i}", None)
@@ -48,20 +88,9 @@ def feature_maps(model: SwitchedNetwork, site: str, inputs: Any) -> Tensor:
         # All features of a channel, of whatever unit, lie side by side.
         units = reader.units.view(shape[0], -1)[:, 0] - start
         channels = [(units == unit).nonzero()[:1, 0] for unit in range(size)]
-        if any(len(first) == 0 for first in channels):
-            continue  # it reads some of the units only
-
-        def look(seen: Gain, x: Tensor, wanted: Gain = gain) -> None:
-            if seen is wanted:
-                found.append(x)
-
-        with model.body.watched(look):
-            model.outputs_at_gains(inputs, model.unit_gains())
-        maps = found[0].reshape(len(found[0]), *shape)
-        return maps[:, torch.cat(channels).to(maps.device)].float().cpu()
-    raise DirpruneError(
-        f"feature maps: the units of site {site!r} are no channels of two-dimensional maps"
-    )
+        if all(len(first) == 1 for first in channels):  # else it reads some of the units only
+            return _Reader(gain, shape, torch.cat(channels))
+    return None
 
 
 def _map_shape(reader: Reading) -> tuple[int, int, int] | None:

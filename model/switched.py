@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections import OrderedDict
@@ -131,6 +132,7 @@ class SwitchedNetwork(nn.Module):
         self.unprunable: Mapping[str, str] = dict(graph.unprunable)
         self.num_data, self.temperature, self.scaling = num_data, float(temperature), scaling
         found = make_prior(prior)
+        self._given: dict[str, Any] = {"prior": found, "attention": attention}  # for :meth:`over`
         self.prior: Prior = found.bind(network, graph) if isinstance(found, NetworkPrior) else found
         self.likelihood = make_likelihood(likelihood)
         self.body = SwitchedBody(graph)
@@ -151,6 +153,26 @@ class SwitchedNetwork(nn.Module):
         gains = {name: gain.to(devices[0]) for name, gain in self.unit_gains().items()}
         with torch.no_grad():
             self.outputs_at_gains(self.example, gains)
+
+    def over(self, network: nn.Module, *, exclude: Collection[str] = ()) -> SwitchedNetwork:
+        """The same model of a network that was pruned from this one's.
+
+        A prior that reads the network reads the new one. Prior and likelihood are copies, with what
+        they have learned, and layers that this model leaves alone are left alone.
+
+        Args:
+            network: the pruned one.
+            exclude: further sites to leave alone.
+
+        Raises:
+            DirpruneError: it has nothing that can be pruned.
+        """
+        return SwitchedNetwork(
+            network, self.example_inputs, num_data=self.num_data,
+            example_kwargs=self.example_kwargs, output=self._output, temperature=self.temperature,
+            likelihood=copy.deepcopy(self.likelihood), scaling=self.scaling,
+            exclude=[*self.unprunable, *exclude], **copy.deepcopy(self._given),
+        ).to(self.device)  # fmt: skip
 
     @property
     def network(self) -> nn.Module:

@@ -91,8 +91,8 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 
 def test_a_run_leaves_its_files_and_nothing_half_done(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
-        "decision.json", "figures", "history.json", "metrics.json", "original", "posterior.nc",
-        "pruned", "pruned.pt2", "report.html", "settings.json",
+        "closeups.nc", "decision.json", "figures", "history.json", "metrics.json", "original",
+        "posterior.nc", "pruned", "pruned.pt2", "report.html", "settings.json",
     ]  # fmt: skip
 
 
@@ -298,6 +298,14 @@ def test_decide_again_from_the_posterior_alone(
     assert 0 < said["macs"] <= 0.25
     kept = dirprune.Decision.load(out).kept
     assert {name: len(units) for name, units in kept.items()} == said["widths"]
+    # Another one into the same file is refused, unless it is asked for.
+    written = out.read_bytes()
+    again = ["decide", str(moved), "--budget", "macs=0.5", "--out", str(out)]
+    assert main(again) == 2
+    assert f"{out} is there already: --overwrite replaces it" in capsys.readouterr().err
+    assert out.read_bytes() == written
+    assert main([*again, "--overwrite"]) == 0
+    assert dirprune.Decision.load(out).settings["budget"] == {"macs": 0.5}
 
 
 def test_info_lists_the_sites(capsys: pytest.CaptureFixture[str]) -> None:

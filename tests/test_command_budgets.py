@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import dirprune
-from dirprune.analysis.report.contents import _budget
+from dirprune.analysis.report.promises import budget
 from dirprune.command import main
 from dirprune.command.settings import parse_aim, parse_budget, parse_widths
 from dirprune.model.errors import DirpruneError
@@ -103,7 +103,7 @@ def test_both_budgets_hold(dropped: tuple[Path, dict[str, Any]]) -> None:
     assert "Budget: at most 4.0 points of accuracy lost" in page
     assert "at most 70 % of the parameters" in page
     assert "from its mask on 63 validation images" in page
-    assert f"at most {found['loss_upper']:.2f} are lost on images of the kind" in page
+    assert f"at most {found['loss_upper']:.2f} points are lost on images of the kind" in page
 
 
 def test_the_prediction_is_from_the_images_that_did_not_choose(
@@ -145,7 +145,7 @@ def test_given_widths_are_what_is_cut(
     assert {s["name"]: s["kept"] for s in metrics["sites"]} == {"conv1": 5, "conv2": 32, "fc1": 20}
     assert (metrics["budget"], metrics["widths"]) == ({}, {"conv1": 5, "fc1": 20})
     assert metrics["predicted_accuracy"]["images"] == 126
-    assert _budget(metrics) == "given widths"
+    assert budget(metrics) == "given widths"
     capsys.readouterr()
     # and again from the file alone, by other rules
     assert main(["decide", str(out), "--budget", "macs=0.5,params=0.2"]) == 0

@@ -24,6 +24,7 @@ from dirprune.analysis.compare import load_cell, pointwise_elpd
 from dirprune.analysis.compare.cell import is_damaged
 from dirprune.analysis.tree import load_tree
 from dirprune.command import compare as command
+from dirprune.command import compare_networks as networks
 from dirprune.command import grid, main
 from dirprune.command.settings import Settings
 from dirprune.command.workers import WorkerDiedError
@@ -63,7 +64,7 @@ def finished(_few_draws: None, tmp_path_factory: pytest.TempPathFactory) -> Path
         return replace(read(s), test=None)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (command, grid):
+        for module in (networks, command, grid):
             patch.setattr(module, "read_data", without_test)
         assert main(["compare", *GRID, "--processes", "1", "--out", str(folder)]) == 0
     return folder
@@ -370,7 +371,7 @@ def test_a_cell_that_fails_costs_no_other(
 def test_a_network_that_fails_costs_its_own_cells_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make = command._make_network
+    make = networks.make_network
 
     def only_seed_0(task: Any) -> None:
         if task.seed:
@@ -378,7 +379,7 @@ def test_a_network_that_fails_costs_its_own_cells_alone(
         make(task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_make_network", only_seed_0)
+        patch.setattr(networks, "make_network", only_seed_0)
         assert main(["compare", *ONE, "--seeds", "0,1", "--out", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert "1 of 2 cells failed: dirichlet_symmetric-1_tau-1_seed-1 (network seed-1" in said

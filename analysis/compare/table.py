@@ -160,19 +160,29 @@ def to_markdown(rows: Sequence[Row]) -> str:
              _both(row["tau"], 2), " / ".join(_both(row["kept"][b], 2, None) for b in budgets),
              f"{seconds:.0f}", *([f"{len(row['seeds'])} of {len(seeds)}"] if partial else [])]
         )  # fmt: skip
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = [
-        "| " + " | ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ) + " |"
-        for line in lines
-    ]  # fmt: skip
-    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    text.insert(1, "| " + " | ".join(rule) + " |")
     note = ", then after batch-norm recalibration" if recalibrated else ""
     notes = [line.format(recalibrated=note, budgets=" / ".join(budgets)) for line in NOTES]
-    return "\n".join([*text, "", *notes])
+    return "\n".join([aligned(lines, left=2), "", *notes])
+
+
+def aligned(lines: Sequence[Sequence[str]], left: int) -> str:
+    """A Markdown table that stands straight in a terminal too; its first columns are to the left.
+
+    Args:
+        lines: the head and the rows.
+        left: how many columns.
+    """
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+
+    def join(line: Sequence[str]) -> str:
+        cells = [
+            text.ljust(width) if i < left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        return "| " + " | ".join(cells) + " |"
+
+    return "\n".join([join(lines[0]), join(rule), *map(join, lines[1:])])
 
 
 def _at_rest(found: Sequence[bool | None]) -> str:

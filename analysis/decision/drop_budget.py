@@ -213,5 +213,6 @@ def _refuse(largest: Candidate, bound: float) -> None:
     raise DirpruneError(
         f"budget max_drop={bound}: the largest network that the other budgets and round_to allow "
         f"loses {chosen.points:.2f} points on the {chosen.images} validation images that choose "
-        f"and {confirmed.points:.2f} on the {confirmed.images} that confirm"
+        f"and {confirmed.points:.2f} on the {confirmed.images} that confirm: "
+        "allow more of one of them"
     )

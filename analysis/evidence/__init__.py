@@ -28,7 +28,7 @@ from .switches import DRAWS, check_data_tree
 def evidence(
     name: str,
     model: SwitchedNetwork | None,
-    source: Source,
+    source: Source = None,
     loader: Loader | None = None,
     **options: Any,
 ) -> Evidence:

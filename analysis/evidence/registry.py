@@ -38,11 +38,14 @@ class Criterion:
             are numbers, keyword-only, with defaults.
         summary: a line about it.
         reads: what it needs beside the network: "posterior", "images", both or neither.
+        own: is it of this project, though it reads no posterior? The others that read none are of
+            the literature, rivals in a comparison.
     """
 
     score: Callable[..., Evidence]
     summary: str
     reads: tuple[str, ...] = ()
+    own: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -79,7 +82,10 @@ CRITERIA: dict[str, Criterion] = {
         shapley, "Shapley value of the loss within a site: mean + std x its spread", (IMAGES,)
     ),
     "reconstruction": Criterion(
-        reconstruction, "the loss that least squares in the next layer cannot undo", (IMAGES,)
+        reconstruction,
+        "the loss that least squares in the next layer cannot undo",
+        (IMAGES,),
+        own=True,
     ),
     "apoz": Criterion(apoz, "one minus the average percentage of zeros", (IMAGES,)),
     "bn-scale": Criterion(bn_scale, "scale of the unit's batch norm"),

@@ -6,7 +6,7 @@ Only matplotlib's object-oriented interface is used: no window, no global figure
 from .class_effects import class_effect_figure
 from .comparison import comparison_figure
 from .evidence import evidence_figure
-from .feature_maps import feature_map_figure
+from .feature_maps import feature_map_figure, first_and_last
 from .history import elbo_figure, training_figure
 from .overview import inclusion_figure, widths_figure
 from .predicted import predicted_accuracy_figure
@@ -23,6 +23,7 @@ __all__ = [
     "elbo_figure",
     "evidence_figure",
     "feature_map_figure",
+    "first_and_last",
     "inclusion_figure",
     "predicted_accuracy_figure",
     "rank_figure",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..class_effects import ClassEffects
 
 DIVERGING = "PuOr_r"  # colour-blind readers tell its ends apart
+RISES, FALLS = "#B35806", "#542788"  # its ends, more or less
 MOST_CLASSES = 20  # with a name of their own
 LABELLED = 20
 
@@ -52,13 +53,12 @@ def class_effect_figure(effects: ClassEffects, decision: Decision | None = None)
     for i, (site, loss) in enumerate(effects.loss.items()):
         row, column = first + i // columns, i % columns * span
         ax = figure.add_subplot(grid[row, column : column + span])
+        units = effects.units[site].numpy()
         kept = None
         if decision is not None:
-            kept = np.ones(len(loss), dtype=bool)
-            if site in decision.kept:
-                kept[:] = False
-                kept[decision.kept[site].numpy()] = True
-        _draw_site(ax, site, loss.double().numpy(), effects.class_names, kept)
+            stay = decision.kept.get(site)
+            kept = np.ones(len(units), dtype=bool) if stay is None else np.isin(units, stay)
+        _draw_site(ax, site, units, loss.double().numpy(), effects.class_names, kept)
     if decision is not None:
         figure.legend(
             handles=[
@@ -80,7 +80,7 @@ def _draw_joint(axes: Sequence[Axes], effects: ClassEffects) -> None:
         (axes[1], effects.joint_loss, "rise of each class's mean loss", "nats"),
     ):
         heights = values.double().numpy()
-        colours = np.where(heights > 0, REMOVED, KEPT)
+        colours = np.where(heights > 0, RISES, FALLS)
         bars = ax.bar(np.arange(len(heights)), np.nan_to_num(heights), color=colours, width=0.7)
         if len(heights) <= MOST_CLASSES:
             ax.bar_label(bars, _short(heights), fontsize=7.5, padding=1)
@@ -94,7 +94,12 @@ def _draw_joint(axes: Sequence[Axes], effects: ClassEffects) -> None:
 
 
 def _draw_site(
-    ax: Axes, site: str, loss: Floats, names: Sequence[str], kept: np.ndarray | None
+    ax: Axes,
+    site: str,
+    units: np.ndarray,
+    loss: Floats,
+    names: Sequence[str],
+    kept: np.ndarray | None,
 ) -> None:
     order = np.argsort(-np.nanmean(loss, axis=1), kind="stable")
     values = loss[order]
@@ -122,7 +127,7 @@ def _draw_site(
     ax.set_xlim(left, classes - 0.5)
     _class_ticks(ax, names)
     if size <= LABELLED:
-        ax.set_yticks(np.arange(1, size + 1), [str(unit) for unit in order], fontsize=7.5)
+        ax.set_yticks(np.arange(1, size + 1), [str(unit) for unit in units[order]], fontsize=7.5)
         ax.set_ylabel("unit, worst removal first")
     else:
         ax.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))

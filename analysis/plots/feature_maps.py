@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +22,7 @@ def feature_map_figure(
     images: Tensor,
     maps: Tensor,
     *,
+    units: Sequence[int] | None = None,
     mean: tuple[float, ...] = (0.0,),
     std: tuple[float, ...] = (1.0,),
     each: int = EACH,
@@ -32,17 +35,18 @@ def feature_map_figure(
     Args:
         view: the site, with the scores that rank its units.
         images: [n, C, H, W] with C of 1 or 3, as the network reads them; the first four are shown.
-        maps: [n, K, H, W], from :func:`~dirprune.analysis.feature_maps.feature_maps`.
+        maps: [n, U, H, W], from :func:`~dirprune.analysis.feature_maps.feature_maps`.
+        units: the U channels of these maps, those of :func:`first_and_last` among them; None where
+            they are all.
         mean: of the normalisation of the images, which is undone.
         std: likewise.
         each: how many channels from each end; all of them once, where there are not so many.
     """
-    order = view.order.tolist()
-    ends = min(each, len(order) // 2)
-    shown = order if len(order) <= 2 * each else order[:ends] + order[len(order) - ends :]
-    gap = 0 if shown is order else ends
+    shown = first_and_last(view, each)
+    gap = 0 if len(shown) == view.size else each
     pictures = _pixels(images[:PICTURES], mean, std)
-    values = maps[: len(pictures), shown].double().numpy()
+    place_of = {unit: i for i, unit in enumerate(range(view.size) if units is None else units)}
+    values = maps[: len(pictures), [place_of[unit] for unit in shown]].double().numpy()
     low, high = float(values.min()), float(np.quantile(values, 0.998))
     # A narrow empty column stands between what the ranks leave out.
     widths = [1.0, 0.12, *[1.0] * len(shown)]
@@ -66,7 +70,7 @@ def feature_map_figure(
             )
     axes[0, 0].set_title("image", fontsize=8, loc="center")
     for place, unit in enumerate(shown):
-        rank = place + 1 if not gap or place < ends else len(order) - len(shown) + place + 1
+        rank = place + 1 if not gap or place < gap else view.size - len(shown) + place + 1
         text = [f"unit {unit}", f"rank {rank:,}", f"{view.score[unit]:.2g}"]
         if view.probability is not None:
             text.append(f"p = {view.probability[unit]:.2f}")
@@ -89,6 +93,17 @@ def feature_map_figure(
     parts += "" if view.probability is None else ", then the inclusion probability"
     figure.supxlabel(f"{parts}; blue: kept, orange: removed", fontsize=8.5, color=MUTED)
     return figure
+
+
+def first_and_last(view: SiteView, each: int = EACH) -> list[int]:
+    """The units of the highest and of the lowest ranks, best first; all of them where they are few.
+
+    Args:
+        view: the site, with the scores that rank its units.
+        each: how many from each end.
+    """
+    order: list[int] = view.order.tolist()
+    return order if len(order) <= 2 * each else order[:each] + order[-each:]
 
 
 def _frame(ax: Axes) -> None:

@@ -15,9 +15,11 @@ from ..diagnostics.reliability import calibration, predictions
 from ..diagnostics.restarts import rhats
 from ..diagnostics.sensitivity import THRESHOLD, sensitivities
 from ..plots import (
+    class_effect_figure,
     comparison_figure,
     elbo_figure,
     evidence_figure,
+    feature_map_figure,
     inclusion_figure,
     rank_figure,
     rank_plot_figure,
@@ -98,6 +100,20 @@ def _figures(run: Run) -> Iterator[tuple[str, str, str, Figure]]:
         "Probability that a unit is among the k best",
         rank_figure(some),
     )
+    if run.closeups is not None:
+        yield (
+            "classes",
+            "classes",
+            "How much the loss of every class rises when units are removed",
+            class_effect_figure(run.closeups.effects, run.decision),
+        )
+        for number, (site, (units, maps)) in enumerate(run.closeups.maps.items()):
+            yield (
+                "maps",
+                f"maps-{number:02d}",
+                f"Feature maps of the first and the last channels of {site}",
+                feature_map_figure(views[site], run.closeups.pictures, maps, units=units),
+            )
     if any(history["svi"]):
         yield "elbo", "elbo", "The loss of SVI at every step", elbo_figure(history["svi"])
     training, finetuning = history.get("training") or [], history.get("finetuning") or []

@@ -13,6 +13,8 @@ from ...model.decision import Decision
 from ...model.errors import DirpruneError
 from ..plots import SiteView, site_views
 from ..tree import load_tree
+from .closeups import Closeups
+from .closeups_file import read_closeups
 
 # What the report cannot do without.
 REQUIRED: dict[str, type | tuple[type, ...]] = {
@@ -30,7 +32,10 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """The files of a run: its folder, metrics, decision, histories, posterior, and all sites."""
+    """The files of a run: its folder, metrics, decision, histories, posterior, and all sites.
+
+    ``closeups`` is None where the folder has none, as one of an earlier version.
+    """
 
     path: Path
     metrics: dict[str, Any]
@@ -38,6 +43,7 @@ class Run:
     history: dict[str, Any]
     tree: xr.DataTree
     views: dict[str, SiteView]
+    closeups: Closeups | None
 
 
 def read_run(path: Path) -> Run:
@@ -90,7 +96,8 @@ def read_run(path: Path) -> Run:
                 f"{path}: metrics.json does not tell the same sites and kept units as "
                 f"posterior.nc and decision.json (at {site}): they are of different runs"
             )
-    return Run(path, metrics, decision, history, tree, views)
+    closeups = read_closeups(path, tree, views)
+    return Run(path, metrics, decision, history, tree, views, closeups)
 
 
 def _words(attributes: dict[str, Any]) -> str:

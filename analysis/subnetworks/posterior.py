@@ -24,7 +24,7 @@ from .masks import Allowed, Masks, masks_of
 from .metropolis import State, step
 from .slopes import slopes
 
-DRAWS, WARMUP, IMAGES = 200, 100, 512
+DRAWS, WARMUP, IMAGES = 100, 50, 256
 ACCEPTANCE = 0.4  # that the largest number of swaps at once is tuned to during the warm-up
 
 

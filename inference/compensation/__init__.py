@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ...model.decision import Decision
+from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
 from ..loop import Loader
 from .registry import COMPENSATIONS, Compensation, parse_compensation
@@ -62,9 +63,10 @@ def compensate(
         The new network, with a report of each compensation.
 
     Raises:
-        DirpruneError: an unknown name or option, a network that this decision did not make, or
-            something that a compensation needs and was not given.
+        DirpruneError: an unknown name or option, a network that this decision did not make,
+            arguments in another order, or something that a compensation needs and was not given.
     """
+    _check_order(names, model, decision, network)
     listed = [names] if isinstance(names, str) else list(names)
     parsed = [(spec, *parse_compensation(spec)) for spec in listed]
     tasks = [Task(name, model, decision, loader, gains) for _, name, _ in parsed]
@@ -81,6 +83,17 @@ def compensate(
         for (spec, name, options), task in zip(parsed, tasks, strict=True)
     ]
     return Compensated(changed, tuple(reports))
+
+
+def _check_order(*given: object) -> None:
+    """Raise a DirpruneError unless these are names, model, decision and network."""
+    kinds = (str | Sequence, SwitchedNetwork, Decision, nn.Module)
+    if not all(isinstance(one, kind) for one, kind in zip(given, kinds, strict=True)):
+        came = ", ".join(type(one).__name__ for one in given)
+        raise DirpruneError(
+            "compensate(names, model, decision, network, loader) takes names, a SwitchedNetwork, a "
+            f"Decision and the pruned network, in this order; got {came}"
+        )
 
 
 __all__ = [

@@ -36,6 +36,11 @@ def shift(images: Tensor) -> Tensor:
     return _move(images, _shift_limit(images))
 
 
+def small_shift(images: Tensor) -> Tensor:
+    """A shift by up to 1 pixel: enough for a network too small to learn what larger ones ask."""
+    return _move(images, 1)
+
+
 def shift_rotate(images: Tensor) -> Tensor:
     """A shift as in :func:`shift` and a rotation by up to 10 degrees."""
     angle = torch.empty(len(images)).uniform_(-LARGEST_ANGLE, LARGEST_ANGLE) * (math.pi / 180)
@@ -54,6 +59,7 @@ def shift_rotate(images: Tensor) -> Tensor:
 AUGMENTATIONS: dict[str, Augmentation] = {
     "crop-flip": crop_flip,
     "shift": shift,
+    "small-shift": small_shift,
     "shift-rotate": shift_rotate,
 }
 

@@ -48,8 +48,8 @@ def loader(
 
     Without ``seed`` the order comes from torch's global generator whenever an epoch begins; a
     seed or a generator makes it independent of that. Augmentation ("crop-flip", "shift",
-    "shift-rotate") always draws from the global generator. A loader that neither shuffles nor
-    augments leaves it as it is, so that evaluating in between changes no later training batch.
+    "small-shift", "shift-rotate") always draws from the global generator. A loader that neither
+    shuffles nor augments leaves it as it is: evaluating in between changes no later batch.
     """
     size = whole("batch_size", batch_size, least=1)
     workers = whole("num_workers", num_workers, least=0)

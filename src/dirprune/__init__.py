@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from .analysis.class_effects import class_effects
     from .analysis.decision.decide import decide
     from .analysis.decision.predicted_accuracy import predict_accuracy
+    from .analysis.decision.rounds import prune_in_rounds
     from .analysis.decision.threshold import keep_above
+    from .analysis.diagnostics import swap_calibration
     from .analysis.evidence import Scores, evidence
     from .analysis.posterior import posterior
     from .analysis.prior_predictive import prior_predictive
+    from .analysis.subnetworks.posterior import subnetwork_posterior
+    from .analysis.subnetworks.search import refine
     from .guides import (
         AutoDirichlet,
         AutoGeneralizedDirichlet,
@@ -74,10 +78,14 @@ __all__ = [
     "predict_accuracy",
     "prior_predictive",
     "prune",
+    "prune_in_rounds",
+    "refine",
     "register_resizer",
     "register_rule",
     "sample",
     "save",
+    "subnetwork_posterior",
+    "swap_calibration",
     "train",
 ]
 
@@ -115,10 +123,14 @@ _HOME = {
     "predict_accuracy": "analysis.decision.predicted_accuracy",
     "prior_predictive": "analysis.prior_predictive",
     "prune": "model.surgery",
+    "prune_in_rounds": "analysis.decision.rounds",
+    "refine": "analysis.subnetworks.search",
     "register_resizer": "model.resizing",
     "register_rule": "model.graph",
     "sample": "inference.sample",
     "save": "model.storage",
+    "subnetwork_posterior": "analysis.subnetworks.posterior",
+    "swap_calibration": "analysis.diagnostics",
     "train": "inference.training",
 }
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import QuadMesh
+from matplotlib.colors import to_hex
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from dirprune.analysis.class_effects import ClassEffects, class_effects
 from dirprune.analysis.plots import class_effect_figure
+from dirprune.analysis.plots.style import KEPT, REMOVED
 from dirprune.model.decision import Decision
 from dirprune.model.errors import DirpruneError
 from dirprune.model.surgery import prune
@@ -66,6 +68,21 @@ def test_sites_images_and_names_can_be_chosen(case: Any) -> None:
     assert found.joint_loss is found.joint_accuracy is None
 
 
+def test_some_units_of_a_site_are_those_rows(case: Any) -> None:
+    whole = class_effects(case.model, case.loader)
+    some = class_effects(case.model, case.loader, units={"2": [4, 0], "0": [3]})
+    assert {n: u.tolist() for n, u in some.units.items()} == {"2": [4, 0], "0": [3]}
+    both = class_effects(case.model, case.loader, sites=["0", "2"], units={"2": [4]})
+    assert {n: u.tolist() for n, u in both.units.items()} == {"0": [0, 1, 2, 3, 4, 5], "2": [4]}
+    assert {n: u.tolist() for n, u in whole.units.items()} == {
+        "0": [0, 1, 2, 3, 4, 5], "2": [0, 1, 2, 3, 4],
+    }  # fmt: skip
+    for name, units in some.units.items():
+        # 1e-10: the same numbers in batches of another size
+        torch.testing.assert_close(some.loss[name], whole.loss[name][units], atol=1e-10, rtol=0)
+        torch.testing.assert_close(some.accuracy[name], whole.accuracy[name][units])
+
+
 def test_a_class_without_images_has_no_figures(case: Any) -> None:
     chosen = case.targets != 1
     images = DataLoader(TensorDataset(case.inputs[chosen], case.targets[chosen]), batch_size=20)
@@ -78,6 +95,9 @@ def test_a_class_without_images_has_no_figures(case: Any) -> None:
 def test_what_is_wrong_is_said(case: Any) -> None:
     with pytest.raises(DirpruneError, match="no site '9'; this network has 0, 2"):
         class_effects(case.model, case.loader, sites=["9"])
+    for units in ([5], [-1], []):
+        with pytest.raises(DirpruneError, match=r"of site '2': expected some of 0 to 4"):
+            class_effects(case.model, case.loader, units={"2": units})
     with pytest.raises(DirpruneError, match="class_names: expected 3, got 2"):
         class_effects(case.model, case.loader, class_names=["a", "b"])
     with pytest.raises(DirpruneError, match="images: expected at least 1"):
@@ -105,6 +125,7 @@ def test_targets_that_are_no_classes_are_refused(case: Any) -> None:
 def made_up(sizes: dict[str, int], classes: int, names: tuple[str, ...] | None = None) -> Any:
     torch.manual_seed(0)
     effects = ClassEffects(
+        {n: torch.arange(k) for n, k in sizes.items()},
         {n: torch.randn(k, classes).double() for n, k in sizes.items()},
         {n: torch.randn(k, classes).double() for n, k in sizes.items()},
         torch.randn(classes),
@@ -113,6 +134,17 @@ def made_up(sizes: dict[str, int], classes: int, names: tuple[str, ...] | None =
         names or tuple(map(str, range(classes))),
     )
     return effects, Decision({n: torch.arange((k + 1) // 2) for n, k in sizes.items()})
+
+
+def test_rows_of_some_units_have_their_numbers_and_their_decisions() -> None:
+    effects, _ = made_up({"fc1": 3}, 2)
+    effects = dataclasses.replace(effects, units={"fc1": torch.tensor([40, 7, 12])})
+    effects.loss["fc1"][:] = torch.tensor([[1.0, 1.0], [3.0, 3.0], [2.0, 2.0]])
+    figure = class_effect_figure(effects, Decision({"fc1": torch.tensor([1, 7, 12])}))
+    ax = next(a for a in figure.axes if a.collections)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["7", "12", "40"]
+    strip = [(p.get_y(), p.get_height(), to_hex(p.get_facecolor())) for p in ax.patches]
+    assert strip == [(0.5, 2, KEPT.lower()), (2.5, 1, REMOVED.lower())]
 
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dirprune.analysis.feature_maps import feature_maps
-from dirprune.analysis.plots import SiteView, feature_map_figure
+from dirprune.analysis.feature_maps import feature_maps, sites_with_maps
+from dirprune.analysis.plots import SiteView, feature_map_figure, first_and_last
 from dirprune.model.errors import DirpruneError
 from dirprune.model.networks import CifarResNet, build_network
 from dirprune.model.switched import SwitchedNetwork
@@ -49,6 +49,7 @@ def test_maps_are_what_the_reader_reads(randomise_norms: Callable[[nn.Module], n
     images = torch.randn(5, 2, 6, 5, dtype=torch.float64)
     model = SwitchedNetwork(network, images, num_data=5)
     assert list(model.sites) == ["a", "c", "d", "e"]
+    assert sites_with_maps(model) == ["a", "c", "d"]
     with torch.no_grad():
         wanted = network.maps(images)
     for site, maps in wanted.items():
@@ -67,6 +68,16 @@ def test_every_convolution_of_a_residual_network_has_maps() -> None:
         assert maps.shape[:2] == (2, site.size)
         assert bool(maps.isfinite().all())
         assert float(maps.std()) > 0
+
+
+def test_a_map_of_one_pixel_is_none() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 2),
+    )  # fmt: skip
+    model = SwitchedNetwork(network, torch.randn(2, 1, 7, 7), num_data=2)
+    assert list(model.sites) == ["0", "2"]
+    assert sites_with_maps(model) == ["0"]
 
 
 def test_what_has_no_maps_is_refused() -> None:
@@ -106,6 +117,23 @@ def test_the_figure_shows_the_first_and_the_last(size: int, shown: int) -> None:
     scales = {ax.images[0].get_clim() for ax in drawn if ax.get_title() != "image"}
     assert len({s for s in scales if s != (0.0, 1.0)}) == 1  # one for all maps
     check(figure)
+
+
+def test_maps_of_the_shown_channels_are_enough() -> None:
+    v = view(20)
+    images, maps = torch.rand(2, 1, 8, 8), torch.randn(2, 20, 4, 4)
+    shown = first_and_last(v)
+    assert shown == [*v.order[:4], *v.order[-4:]]
+    drawn = [
+        [np.asarray(ax.images[0].get_array()) for ax in figure.axes if ax.images]
+        for figure in (
+            feature_map_figure(v, images, maps),
+            feature_map_figure(v, images, maps[:, shown[::-1]], units=shown[::-1]),
+        )
+    ]
+    assert len(drawn[0]) == 2 * 9
+    for one, other in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_images_of_one_channel_are_grey_and_of_two_their_mean() -> None:

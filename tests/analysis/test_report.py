@@ -2,106 +2,22 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 
-import numpy as np
 import pytest
-import torch
 import xarray as xr
 
-from dirprune.analysis.diagnostics import diagnose
-from dirprune.analysis.report import write_report
-from dirprune.analysis.report.contents import _ranges
-from dirprune.analysis.tree import load_tree, save_tree, site_dataset
-from dirprune.model.cost import CostTable, Term
-from dirprune.model.decision import Decision
+from dirprune.analysis.report import render, write_report
+from dirprune.analysis.report.reading import read_run
+from dirprune.analysis.report.words import ranges
+from dirprune.analysis.tree import load_tree, save_tree
 from dirprune.model.errors import DirpruneError
 
+from .made_run import Parser, make_run, visible
+
 EVIL = "<script>alert(1)</script>"
-
-
-def make_run(folder, sizes, *, probability=True, evidence="removal-cost", **changes):
-    """A run's folder with made-up draws; ``changes`` go into metrics.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    phi = {n: 0.5 + 5 * torch.rand(2, k) for n, k in sizes.items()}
-    switches = {
-        n: torch.distributions.Dirichlet(p).sample((30,)).transpose(0, 1) for n, p in phi.items()
-    }
-    total, terms, start = sum(sizes.values()), [], 0
-    for k in sizes.values():
-        rows = np.zeros(total, dtype=np.int64)
-        rows[start : start + k] = 1
-        start += k
-        terms.append(Term(100, 0, rows, 3, 0 * rows))
-    table = CostTable(sizes, (0, terms), (0, terms))
-    rng = np.random.default_rng(0)
-    stats, sample = rng.normal(size=(2, 30)), ("chain", "draw")
-    p = rng.dirichlet(np.ones(3), size=40)
-    predicted = dict.fromkeys(("probabilities", "network_probabilities"), (("image", "class"), p))
-    tree = xr.DataTree.from_dict(
-        {
-            "posterior": site_dataset(switches, ("chain", "draw")),
-            "prior": site_dataset({n: s[:1] for n, s in switches.items()}, ("chain", "draw")),
-            "concentration": site_dataset(phi, ("chain",)),
-            "evidence": site_dataset(
-                {n: s * torch.rand(s.shape[-1]) for n, s in switches.items()}, ("chain", "draw")
-            ),
-            "sample_stats": xr.Dataset({"lp": (sample, stats), "log_q": (sample, 0 * stats)}),
-            "log_prior": xr.Dataset({"switches": (sample, stats)}),
-            "log_likelihood": xr.Dataset({"targets": ((*sample, "image"), stats[..., None])}),
-            "validation": xr.Dataset(
-                {
-                    "log_likelihood": ((*sample, "image"), rng.normal(size=(2, 30, 40))),
-                    "targets": ("image", np.arange(40) % 3),
-                    **predicted,
-                }
-            ),
-            "cost_table": xr.Dataset({"json": json.dumps(table.to_dict())}),
-        }
-    )
-    made = {"created_at": "2026-01-01T00:00:00+00:00", "seed": 7}
-    tree.attrs = {"temperature": 0.01, "num_data": 100, **made}
-    kept = {n: torch.arange(max(1, k // 2)) for n, k in sizes.items()}
-    chance = {n: torch.linspace(0.9, 0.05, k) for n, k in sizes.items()}
-    decision = Decision(kept, chance if probability else {}, {"budget": {"macs": 0.5}})
-    losses = np.random.default_rng(0).normal(100, 5, size=(2, 60)).tolist()
-    history = {"svi": losses, "training": [], "finetuning": losses[0][:20]}
-    metrics = {
-        "network": "lenet5",
-        "data": "mnist",
-        "budget": {"macs": 0.5},
-        "evidence": evidence,
-        "accuracy": {"original": 99.4, "pruned": 60.1, "compensated": None, "finetuned": 99.21},
-        "accuracy_validation": {"original": 99.1, "pruned": 61.5, "finetuned": 98.9},
-        "images": {"train": 55000, "validation": 5000, "test": 10000},
-        "macs": {"before": 2293000, "after": 1100000},
-        "params": {"before": 431080, "after": 216000},
-        "latency_ms": {"before": 4.25, "after": 2.5},
-        "latency_iqr_ms": {"before": 0.25, "after": 0.125},
-        "latency_batch": 128,
-        "seconds": {"svi": 12.5},
-        "seed": 7,
-        "posterior": made,
-        "versions": {"torch": "2.15.0"},
-        "settings": {"temperature": 0.01, "weights": None},
-        "sites": [
-            {"name": n, "units": k, "kept": len(kept[n]), "producers": [n], "consumers": ["next"]}
-            for n, k in sizes.items()
-        ],
-        "unprunable": {"fc2": "it is the network's output"},
-        "diagnostics": diagnose(tree, history),
-        "warnings": [],
-    }
-    save_tree(tree, folder / "posterior.nc")
-    decision.save(folder / "decision.json")
-    (folder / "history.json").write_text(json.dumps(history))
-    (folder / "metrics.json").write_text(json.dumps({**metrics, **changes}))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -109,33 +25,6 @@ def run(tmp_path_factory):
     """A run and its report; tests only read it."""
     folder = make_run(tmp_path_factory.mktemp("run") / "RUN", {"conv1": 4, "fc1": 60})
     return folder, write_report(folder).read_text()
-
-
-class Parser(HTMLParser):
-    """Collects tags and attributes, and checks that tags close in order."""
-
-    VOID = frozenset({"meta", "img", "br", "link", "input"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.attributes, self.open = [], [], []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def visible(text):
-    """The words of a page, without tags and pictures."""
-    text = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
-    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text)))
 
 
 def test_it_says_all_that_a_reader_needs(run):
@@ -157,6 +46,9 @@ def test_it_says_all_that_a_reader_needs(run):
         assert expected in words, expected
     assert "No layer had to be left alone" not in words
     assert "Warnings" not in words
+    assert "What the budget max_drop found" not in words
+    assert "What made up for the cut" not in words
+    assert "Round by round" not in words
 
 
 def test_every_site_has_its_rows(run):
@@ -356,8 +248,82 @@ def test_a_hierarchical_prior_and_correlated_units_have_tables(tmp_path):
     assert "Prior and hyper-prior are scaled together" in words
 
 
+def test_compensation_is_told_layer_by_layer(tmp_path):
+    layers = {f"layer{i}": {"before": 1 / 3, "after": 0.04 + i} for i in range(13)}
+    compensation = {
+        "least-squares:images=500": {"layers": layers, "left_alone": {EVIL: EVIL}},
+        "recalibrate": {
+            "layers": {"bn1": {"variance_before": 2.0, "variance_after": 1.25}},
+            "left_alone": {},
+        },
+        "fold-gains": {"layers": {}, "left_alone": {}},
+    }
+    folder = make_run(
+        tmp_path,
+        {"conv1": 4},
+        compensation=compensation,
+        accuracy={"original": 99.4, "pruned": 60.1, "compensated": 90.5, "finetuned": None},
+    )
+    text = render(read_run(folder), [])
+    page = Parser(text)
+    assert "script" not in page.tags
+    assert ("a", "href", "#compensation") in page.attributes
+    words = visible(text)
+    for expected in (
+        "pruned and compensated by least-squares:images=500 and recalibrate and fold-gains 90.50 %",
+        "All 13 layers Layer before after layer0 0.333 0.04",
+        "layer12 0.333 12 ",
+        f"Layer left alone why {EVIL} {EVIL}",
+        "Layer variance before variance after bn1 2 1.25",
+        "It found nothing to change in this network",
+    ):
+        assert expected in words, expected
+
+
+def test_compensation_that_found_nothing_promises_no_accuracy(tmp_path):
+    nothing = {"recalibrate": {"layers": {}, "left_alone": {}}}
+    words = visible(render(read_run(make_run(tmp_path, {"conv1": 4}, compensation=nothing)), []))
+    assert "Without training, and in this order. recalibrate It found nothing to change" in words
+
+
+def test_rounds_are_told_one_by_one(tmp_path):
+    rounds = [
+        {"budget": {"macs": 0.75}, "units": {"conv1": 3, "fc1": 1200}, "seconds": 2.25},
+        {"budget": {"macs": 0.5}, "units": {"conv1": 2, "fc1": 900}, "seconds": 1.0},
+    ]
+    folder = make_run(tmp_path, {"conv1": 4}, rounds=rounds)
+    words = visible(render(read_run(folder), []))
+    assert "Units went in 2 rounds" in words
+    assert "1 75.0 % of the multiply-adds 1,203 conv1 3, fc1 1,200 2.2 2 50.0 %" in words
+    assert "902 conv1 2, fc1 900 1.0" in words
+    many = [{"budget": {}, "units": {f"layer{i}": 2 for i in range(9)}, "seconds": 1.0}]
+    text = render(read_run(make_run(tmp_path, {"conv1": 4}, rounds=many)), [])
+    Parser(text)
+    assert "1 the widths 18 1.0" in visible(text)
+
+
+def test_what_max_drop_found(tmp_path):
+    found = {
+        "macs": 0.31, "loss_choosing": 2.5, "loss_confirming": 1.25, "images_choosing": 1200,
+        "images_confirming": 1201, "confirmations": 3, "loss_upper": 4.125, "level": 0.05,
+    }  # fmt: skip
+    folder = make_run(tmp_path, {"conv1": 4}, budget={"max_drop": 2.5}, max_drop=found)
+    words = visible(render(read_run(folder), []))
+    for expected in (
+        "What the budget max_drop found", "at most 2.5 points of accuracy on either half",
+        "after it had refused 2 smaller ones", "at 31.0 % of the multiply-adds",
+        "that chose 1,200 2.50", "that confirmed 1,201 1.25",
+        "with 95 % confidence at most 4.12 points are lost on images of the kind",
+    ):  # fmt: skip
+        assert expected in words, expected
+    assert "The prediction above" not in words
+    found["confirmations"] = 1
+    folder = make_run(tmp_path, {"conv1": 4}, budget={"max_drop": 2.5}, max_drop=found)
+    assert "refused" not in visible(render(read_run(folder), []))
+
+
 def test_ranges():
-    assert _ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
+    assert ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
 
 
 def test_diagnostics_stand_in_one_order_with_their_verdicts(run):

@@ -112,12 +112,15 @@ def decide(
         Path | None,
         typer.Option(help="Write the kept units and their inclusion probabilities here (JSON)."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Another decision under another budget, from RUN/posterior.nc alone."""
     wanted, chosen = parse_aim(budget, widths)
     from .decide import decide_again
 
-    typer.echo(decide_again(run_folder, wanted, chosen, round_to, evidence, out))
+    typer.echo(
+        decide_again(run_folder, wanted, chosen, round_to, evidence, out, overwrite=overwrite)
+    )
 
 
 @app.command()

@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from ..analysis.evidence import parse_criterion
+from ..analysis.evidence import CRITERIA, parse_criterion
 from ..guides import check_options as check_guide
 from ..inference.compensation import parse_compensation
 from ..model.errors import DirpruneError
 from ..model.priors import make_prior
 from ..model.writing import atomic_write
-from .settings import Settings
+from .settings import BUDGETS, MAX_DROP, MEASURED, Settings
 
 SETTINGS, METRICS, HISTORY, LOCK = "settings.json", "metrics.json", "history.json", ".lock"
 GRID = "grid.json"  # of dirprune compare
 OUTPUTS = (
-    METRICS, HISTORY, "posterior.nc", "decision.json", "report.html", "pruned.pt2",
-    "checkpoints", "original", "pruned", "figures",
+    METRICS, HISTORY, "posterior.nc", "subnetworks.nc", "closeups.nc", "decision.json",
+    "report.html", "pruned.pt2", "checkpoints", "original", "pruned", "figures",
 )  # fmt: skip
 
 
@@ -42,21 +42,68 @@ def check_options(settings: Settings) -> None:
     make_prior(settings.prior)
     for name in settings.compensate:
         parse_compensation(name)
-    least = {"train_epochs": 0, "finetune_epochs": 0}
-    usual = ("svi_epochs", "restarts", "particles", "batch_size", "round_to")
-    for option in (*least, *usual):
+    check_numbers(
+        settings,
+        train_epochs=0, finetune_epochs=0, svi_epochs=1, restarts=1, particles=1, batch_size=1,
+        round_to=1, rounds=1, refine=0,
+    )  # fmt: skip
+    if settings.rounds > 1:
+        _check_rounds(settings)
+    if settings.refine:
+        _check_refine(settings)
+    check_shared(settings)
+    if settings.temperature is not None and not 0 < settings.temperature < math.inf:
+        raise DirpruneError(f"--temperature {settings.temperature}: expected a positive number")
+
+
+def _check_rounds(settings: Settings) -> None:
+    """Refuse what one-shot decisions alone can do."""
+    measured = [f"{what}={share}" for what, share in settings.budget.items() if what in MEASURED]
+    if measured:
+        raise DirpruneError(
+            f"--rounds {settings.rounds} with --budget {measured[0]}: that budget is met by a "
+            f"search among decisions in one shot; rounds take {', '.join(BUDGETS)}, or --widths"
+        )
+    learns = "posterior" in CRITERIA[parse_criterion(settings.evidence)[0]].reads
+    if not learns and any(name.partition(":")[0] == "fold-gains" for name in settings.compensate):
+        raise DirpruneError(
+            f"--rounds {settings.rounds} with --compensate fold-gains needs a posterior in each "
+            f"round, and --evidence {settings.evidence} reads none"
+        )
+
+
+def _check_refine(settings: Settings) -> None:
+    """Refuse what a changed decision would no longer be."""
+    if settings.rounds > 1:
+        raise DirpruneError(
+            f"--refine {settings.refine} with --rounds {settings.rounds}: what the rounds left "
+            "made up for units that the search would take back; give one of them"
+        )
+    if MAX_DROP in settings.budget:
+        raise DirpruneError(
+            f"--refine {settings.refine} with --budget {MAX_DROP}={settings.budget[MAX_DROP]}: the "
+            "search changes the units whose loss was confirmed; give one of them"
+        )
+
+
+def check_numbers(settings: Settings, **least: int) -> None:
+    """Refuse options below what they must be at least; what is not given is not checked."""
+    for option, smallest in least.items():
         value = getattr(settings, option)
-        if value is not None and value < least.get(option, 1):
-            name = option.replace("_", "-")
-            expected = f"a whole number of at least {least.get(option, 1)}"
-            raise DirpruneError(f"--{name} {value}: expected {expected}")
+        if value is not None and value < smallest:
+            raise DirpruneError(
+                f"--{option.replace('_', '-')} {value}: expected a whole number of at least "
+                f"{smallest}"
+            )
+
+
+def check_shared(settings: Settings) -> None:
+    """Refuse a bad seed, and layers that are asked for both ways: of any command that prunes."""
     if not 0 <= settings.seed < 2**63:
         raise DirpruneError(f"--seed {settings.seed}: expected a whole number from 0 to 2^63 - 1")
     both = set(settings.include or ()) & set(settings.exclude or ())
     if both:
         raise DirpruneError(f"{', '.join(sorted(both))}: named by both --include and --exclude")
-    if settings.temperature is not None and not 0 < settings.temperature < math.inf:
-        raise DirpruneError(f"--temperature {settings.temperature}: expected a positive number")
 
 
 def find_device(name: str) -> torch.device:

@@ -9,6 +9,7 @@ from typing import Any
 from ..analysis.decision.decide import decide
 from ..analysis.evidence import evidence
 from ..analysis.tree import cost_table, load_tree
+from ..model.errors import DirpruneError
 
 
 def decide_again(
@@ -18,8 +19,23 @@ def decide_again(
     round_to: int | None,
     criterion: str,
     out: Path | None,
+    *,
+    overwrite: bool = False,
 ) -> str:
-    """Decide under a budget, write the decision if asked to, and say what it costs."""
+    """Decide under a budget, write the decision if asked to, and say what it costs.
+
+    Args:
+        run: a folder of ``dirprune run``.
+        budget, widths, round_to: as :func:`~dirprune.analysis.decision.decide.decide` takes them.
+        criterion: what decides.
+        out: the file for the decision; None writes none.
+        overwrite: replace what is there.
+
+    Raises:
+        DirpruneError: there is a file already, or no such decision.
+    """
+    if out is not None and out.exists() and not overwrite:
+        raise DirpruneError(f"{out} is there already: --overwrite replaces it")
     tree = load_tree(run / "posterior.nc")
     found = evidence(criterion, None, tree)
     decision = decide(tree, found, **budget, widths=widths, round_to=round_to)

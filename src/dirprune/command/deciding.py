@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -11,23 +13,54 @@ from torch.utils.data import Subset
 from ..analysis.decision.decide import decide
 from ..analysis.decision.drop_budget import halves
 from ..analysis.decision.predicted_accuracy import predict_accuracy
+from ..analysis.decision.rounds import Rounds, prune_in_rounds
 from ..analysis.evidence import evidence
+from ..analysis.subnetworks.posterior import inclusion, subnetwork_posterior
+from ..analysis.subnetworks.search import refine
+from ..analysis.tree import save_tree
 from ..inference.data import ImageData, loader
+from ..inference.loop import seed_of
 from ..model.decision import Decision
 from ..model.switched import SwitchedNetwork
 from .parts import batches_of
 from .settings import MAX_DROP, Settings
 
 
+def decide_in_rounds(
+    s: Settings, data: ImageData, model: SwitchedNetwork, tree: xr.DataTree, checkpoint: Path
+) -> Rounds:
+    """All rounds, of which the first reads the run's posterior; finished ones are not made again.
+
+    Compensation sees images that are augmented as in training: batch norms were trained on the
+    statistics of such.
+    """
+    budget: dict[str, Any] = dict(s.budget)
+    return prune_in_rounds(
+        model, batches_of(s, data, "train", shuffle=True), rounds=s.rounds, evidence=s.evidence,
+        **budget, widths=s.widths, round_to=s.round_to, guide=s.guide,
+        guide_options=s.guide_options, particles=s.particles, source=tree,
+        compensate=s.compensate,
+        compensation_loader=batches_of(s, data, "train", shuffle=True, augment=True),
+        seed=seed_of([s.seed, 6]), checkpoint=checkpoint, resume=True,
+    )  # fmt: skip
+
+
 def decide_and_predict(
-    s: Settings, data: ImageData, model: SwitchedNetwork, tree: xr.DataTree, timed: Tensor
+    s: Settings,
+    data: ImageData,
+    model: SwitchedNetwork,
+    tree: xr.DataTree,
+    timed: Tensor,
+    folder: Path,
+    in_rounds: Decision | None = None,
 ) -> Decision:
     """The units that stay, with the accuracy that is predicted of them among the settings.
 
     Both the loss that ``max_drop`` bounds and the predicted accuracy are those of the network as it
     is cut, before its batch norms are recalibrated and before it is fine-tuned. They are measured
     on validation images, which neither the posterior nor, under other budgets, the decision has
-    seen; under ``max_drop`` the prediction is from the half that did not choose but confirm.
+    seen; under ``max_drop`` the prediction is from the half that did not choose but confirm. Of a
+    decision in rounds too it is the original that is cut, at once and without compensation.
 
     Args:
         s: budget, widths, criterion.
@@ -35,17 +68,40 @@ def decide_and_predict(
         model: the switched network.
         tree: its posterior.
         timed: the batch whose latency a budget in latency is about.
+        folder: gets ``subnetworks.nc`` where the decision is refined.
+        in_rounds: what rounds have decided; None decides in one shot.
     """
-    found = evidence(s.evidence, model, tree, batches_of(s, data, "train", shuffle=True))
-    decision = decide(
-        model, found, **s.budget, widths=s.widths, round_to=s.round_to, latency_inputs=timed,
-        validation=batches_of(s, data, "validation"),
-    )  # fmt: skip
+    decision, found = in_rounds, None
+    if decision is None:
+        found = evidence(s.evidence, model, tree, batches_of(s, data, "train", shuffle=True))
+        decision = decide(
+            model, found, **s.budget, widths=s.widths, round_to=s.round_to, latency_inputs=timed,
+            validation=batches_of(s, data, "validation"),
+        )  # fmt: skip
+    if s.refine:
+        decision = _refine(s, data, model, decision, folder)
+    # Other masks are those of other draws in one shot: of rounds there are none.
     predicted = predict_accuracy(
         model, decision, tree, _unselected(s, data), evidence=found, new_images=len(data.test)
     )
     told = {"evidence": s.evidence, "predicted_accuracy": predicted.to_dict()}
     return Decision(decision.kept, decision.probability, {**decision.settings, **told})
+
+
+def _refine(
+    s: Settings, data: ImageData, model: SwitchedNetwork, decision: Decision, folder: Path
+) -> Decision:
+    """A better sub-network, with probabilities from the posterior over those like it.
+
+    A decision that keeps every unit has none beside it.
+    """
+    if all(len(decision.kept[name]) == site.size for name, site in model.sites.items()):
+        return decision
+    batches = batches_of(s, data, "train", shuffle=True)
+    found = refine(model, decision, batches, steps=s.refine, seed=seed_of([s.seed, 7]))
+    tree = subnetwork_posterior(model, found, batches, seed=seed_of([s.seed, 8]))
+    save_tree(tree, folder / "subnetworks.nc")
+    return replace(found, probability=inclusion(tree))
 
 
 def _unselected(s: Settings, data: ImageData) -> Any:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -20,6 +20,7 @@ from ..guides.families import parse_guide
 from ..model.errors import DirpruneError
 from ..model.networks import load_weights
 from ..model.priors import make_prior
+from ..model.storage import DESCRIPTION
 from ..model.switched import SwitchedNetwork
 from .checks import GRID, METRICS, SETTINGS, check_options
 from .parts import new_network, read_data
@@ -27,7 +28,8 @@ from .settings import Settings
 
 TABLE, LINES = "comparison.json", "comparison.csv"
 NETWORKS, CELLS, FIGURES = "networks", "cells", "figures"
-OUTPUTS = (GRID, TABLE, LINES, NETWORKS, CELLS, FIGURES)
+POSTERIORS, TRIALS = "posteriors", "trials"  # of a comparison of methods
+OUTPUTS = (GRID, TABLE, LINES, NETWORKS, CELLS, POSTERIORS, TRIALS, FIGURES)
 # The options that define a cell besides its own axes: they must be equal for cells to compare.
 SHARED = (
     "network", "data", "weights", "size", "mean", "std", "train_epochs", "batch_size", "scaling",
@@ -38,7 +40,9 @@ SHARED = (
 
 @dataclass(frozen=True)
 class Grid:
-    """What is compared: ``base`` has what all cells share, the rest are the axes."""
+    """Posteriors to compare: ``base`` has what all cells share, the rest are the axes."""
+
+    compared: ClassVar[str] = "posteriors"
 
     base: Settings
     guides: Sequence[str]
@@ -77,6 +81,39 @@ class Grid:
             "temperatures": list(self.temperatures), "seeds": list(self.seeds),
         }  # fmt: skip
 
+    def refuse_misfits(self) -> None:
+        """Refuse what does not fit the network, the data or the weights, before it is trained.
+
+        A guide has to fit one of the priors; where it does not fit another, that cell fails alone.
+        """
+        s = self.of_network(self.seeds[0])
+        data = read_data(s)
+        network = new_network(s, data)
+        if s.weights is not None:
+            load_weights(network, s.weights)
+        example = data.train[[0, 1]][0]
+        misfits: dict[str, list[str]] = {guide: [] for guide in self.guides}
+        for prior in self.priors:
+            model = SwitchedNetwork(
+                network, example, num_data=len(data.train), prior=make_prior(prior),
+                scaling=s.scaling, include=s.include, exclude=s.exclude,
+                attention=s.attention,
+            )  # fmt: skip
+            for guide, errors in misfits.items():
+                try:
+                    name, options = parse_guide(guide)
+                    make_guide(name, model, options)
+                except Exception as error:  # Pyro's guides raise what comes
+                    errors.append(f"under {prior}: {error}")
+        for guide, errors in misfits.items():
+            if len(errors) == len(self.priors):
+                raise DirpruneError(
+                    f"--guides {guide} fits none of the priors: {'; '.join(errors)}"
+                )
+        ones = {name: torch.ones(site.size) for name, site in model.sites.items()}
+        for budget in self.budgets:
+            decide(model, ones, **budget, widths=self.base.widths)
+
 
 def check_grid(grid: Grid, processes: int | None) -> list[Cell]:
     """Refuse bad names and numbers."""
@@ -96,7 +133,7 @@ def look_into(grid: Grid, folder: Path, resume: bool, overwrite: bool) -> dict[s
     """Refuse a folder that is not free for this grid; return the axes that it will hold."""
     path, axes = folder / GRID, grid.axes()
     there = [name for name in (*OUTPUTS, SETTINGS, METRICS) if (folder / name).exists()]
-    if not there:
+    if not there or (there == [NETWORKS] and _are_networks(folder / NETWORKS)):
         if resume:
             print(f"dirprune: {folder} holds no grid yet: beginning one", file=sys.stderr)
         return axes
@@ -111,6 +148,14 @@ def look_into(grid: Grid, folder: Path, resume: bool, overwrite: bool) -> dict[s
             f"{path} is damaged, so that nothing says what the cells beside it were made with: "
             "--overwrite begins again, --out names another folder"
         ) from error
+    other = found.get("compared", Grid.compared) if isinstance(found, dict) else grid.compared
+    if other != grid.compared and not overwrite:
+        raise DirpruneError(
+            f"{folder} holds a comparison of {other}, and this is one of {grid.compared} (several "
+            "criteria in --evidence, or --protocol): choose another --out, or --overwrite"
+        )
+    if other != grid.compared:
+        return axes
     try:
         shared, before = dict(found["shared"]), {k: list(found["axes"][k]) for k in axes}
     except (ValueError, KeyError, TypeError) as error:
@@ -138,36 +183,9 @@ def look_into(grid: Grid, folder: Path, resume: bool, overwrite: bool) -> dict[s
     return {k: [*before[k], *(v for v in axes[k] if v not in before[k])] for k in axes}
 
 
-def refuse_misfits(grid: Grid) -> None:
-    """Refuse what does not fit the network, the data or the weights, before it is trained.
-
-    A guide has to fit one of the priors; where it does not fit another, that cell fails alone.
-    """
-    s = grid.of_network(grid.seeds[0])
-    data = read_data(s)
-    network = new_network(s, data)
-    if s.weights is not None:
-        load_weights(network, s.weights)
-    example = data.train[[0, 1]][0]
-    misfits: dict[str, list[str]] = {guide: [] for guide in grid.guides}
-    for prior in grid.priors:
-        model = SwitchedNetwork(
-            network, example, num_data=len(data.train), prior=make_prior(prior),
-            scaling=s.scaling, include=s.include, exclude=s.exclude,
-            attention=s.attention,
-        )  # fmt: skip
-        for guide, errors in misfits.items():
-            try:
-                name, options = parse_guide(guide)
-                make_guide(name, model, options)
-            except Exception as error:  # Pyro's guides raise what comes
-                errors.append(f"under {prior}: {error}")
-    for guide, errors in misfits.items():
-        if len(errors) == len(grid.priors):
-            raise DirpruneError(f"--guides {guide} fits none of the priors: {'; '.join(errors)}")
-    ones = {name: torch.ones(site.size) for name, site in model.sites.items()}
-    for budget in grid.budgets:
-        decide(model, ones, **budget, widths=grid.base.widths)
+def _are_networks(folder: Path) -> bool:
+    """Are these of another comparison, put here to be compared again?"""
+    return all((path / DESCRIPTION).exists() for path in folder.iterdir())
 
 
 def clear(folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from ..analysis.evidence import CRITERIA, Criterion
 from ..guides import GUIDES, Family
@@ -40,22 +42,15 @@ def look_up(name: str, as_json: bool) -> str | None:
     Raises:
         DirpruneError: the name is like one of these, and like no network's.
     """
-    if name == "guides":
-        return list_guides(GUIDES, as_json)
-    if name == "priors":
-        return list_priors(PRIORS, as_json)
-    if name == "evidence":
-        return list_criteria(CRITERIA, as_json)
+    if name in KINDS:
+        return KINDS[name].tell(KINDS[name].entries, as_json)
     family = name.partition(":")[0]  # a value or an option may follow
-    if family in GUIDES:
-        return list_guides({family: GUIDES[family]}, as_json)
-    if family in PRIORS:
-        return list_priors({family: PRIORS[family]}, as_json)
-    if family in CRITERIA:
-        return list_criteria({family: CRITERIA[family]}, as_json)
+    for kind in KINDS.values():
+        if family in kind.entries:
+            return kind.tell([family], as_json)
     if is_own(name) and name.rpartition(":")[2].isidentifier():
         return None
-    entries = ["guides", "priors", "evidence", *GUIDES, *PRIORS, *CRITERIA]
+    entries = [*KINDS, *(entry for kind in KINDS.values() for entry in kind.entries)]
     near = difflib.get_close_matches(name, [*NETWORKS, *entries], n=3)
     if name not in NETWORKS and near and near[0] in entries:
         raise DirpruneError(
@@ -65,51 +60,61 @@ def look_up(name: str, as_json: bool) -> str | None:
     return None
 
 
-def list_guides(guides: Mapping[str, Family], as_json: bool) -> str:
-    """Guides by name: what they are, their ELBO and their options."""
-    if as_json:
-        found = [
-            {"name": n, "summary": f.summary, "elbo": f.right_elbo, "options": f.options}
-            for n, f in guides.items()
-        ]
-        return json.dumps(found, indent=1)
-    lines = []
-    for name, family in guides.items():
-        options = ", ".join(f"{k}={v}" for k, v in family.options.items()) or "none"
-        lines += [
-            f"{name}: {family.summary}",
-            f"    {family.right_elbo}; --guide-options: {options}",
-        ]
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Kind[T: Family | PriorFamily | Criterion]:
+    """What can be said of the entries of a registry, beside their names and summaries.
+
+    Attributes:
+        entries: the registry.
+        facts: of an entry, for JSON.
+        detail: (name, entry) -> the second line about it.
+        form: (name, entry) -> how the name is written.
+    """
+
+    entries: Mapping[str, T]
+    facts: Callable[[T], dict[str, Any]]
+    detail: Callable[[str, T], str]
+    form: Callable[[str, T], str] = lambda name, _: name
+
+    def tell(self, names: Iterable[str], as_json: bool) -> str:
+        """These entries, as two lines each or as JSON."""
+        found = {name: self.entries[name] for name in names}
+        if as_json:
+            return json.dumps(
+                [{"name": n, "summary": e.summary, **self.facts(e)} for n, e in found.items()],
+                indent=1,
+            )
+        return "\n".join(
+            f"{self.form(n, e)}: {e.summary}\n    {self.detail(n, e)}" for n, e in found.items()
+        )
 
 
-def list_priors(priors: Mapping[str, PriorFamily], as_json: bool) -> str:
-    """Priors by name, with their parameters and usual values."""
-    if as_json:
-        found = [
-            {"name": n, "summary": p.summary, "parameters": p.parameters} for n, p in priors.items()
-        ]
-        return json.dumps(found, indent=1)
-    lines = []
-    for name, family in priors.items():
-        form = ":".join([name, *map(str.upper, family.parameters)])
-        usual = ":".join([name, *(f"{value:g}" for value in family.parameters.values())])
-        lines += [f"{form}: {family.summary}", f"    default: {usual}"]
-    return "\n".join(lines)
+def _options(entry: Family | Criterion) -> str:
+    return ", ".join(f"{k}={v}" for k, v in entry.options.items()) or "none"
 
 
-def list_criteria(criteria: Mapping[str, Criterion], as_json: bool) -> str:
-    """Criteria by name: what they are, what they read and their options."""
-    if as_json:
-        found = [
-            {"name": n, "summary": c.summary, "reads": c.reads, "options": c.options}
-            for n, c in criteria.items()
-        ]
-        return json.dumps(found, indent=1)
-    lines = []
-    for name, criterion in criteria.items():
-        options = ", ".join(f"{k}={v}" for k, v in criterion.options.items()) or "none"
-        *others, last = "the network", *criterion.reads
-        reads = " and ".join([", ".join(others), last] if others else [last])
-        lines += [f"{name}: {criterion.summary}", f"    reads {reads}; options: {options}"]
-    return "\n".join(lines)
+def _reads(criterion: Criterion) -> str:
+    *others, last = "the network", *criterion.reads
+    return " and ".join([", ".join(others), last] if others else [last])
+
+
+KINDS: dict[str, Kind[Any]] = {
+    "guides": Kind[Family](
+        GUIDES,
+        lambda guide: {"elbo": guide.right_elbo, "options": guide.options},
+        lambda _, guide: f"{guide.right_elbo}; --guide-options: {_options(guide)}",
+    ),
+    "priors": Kind[PriorFamily](
+        PRIORS,
+        lambda prior: {"parameters": prior.parameters},
+        lambda name, prior: (
+            "default: " + ":".join([name, *(f"{value:g}" for value in prior.parameters.values())])
+        ),
+        lambda name, prior: ":".join([name, *map(str.upper, prior.parameters)]),
+    ),
+    "evidence": Kind[Criterion](
+        CRITERIA,
+        lambda criterion: {"reads": criterion.reads, "options": criterion.options},
+        lambda _, criterion: f"reads {_reads(criterion)}; options: {_options(criterion)}",
+    ),
+}

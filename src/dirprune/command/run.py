@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ..analysis.decision.decide import decide
 from ..analysis.decision.latency_budget import check_latency
+from ..analysis.decision.rounds import Rounds
 from ..analysis.diagnostics import diagnose
 from ..analysis.evidence import CRITERIA, evidence, parse_criterion, stored_evidence
 from ..analysis.gains import mean_gains
@@ -23,6 +23,7 @@ from ..analysis.held_out import held_out
 from ..analysis.null_control import null_control
 from ..analysis.posterior import posterior
 from ..analysis.report import write_report
+from ..analysis.report.closeups_file import write_closeups
 from ..analysis.tree import load_tree, save_tree
 from ..guides import make_guide
 from ..inference.compensation import compensate
@@ -41,7 +42,7 @@ from ..model.surgery import prune
 from ..model.switched import SwitchedNetwork
 from ..model.writing import atomic_write
 from .checks import HISTORY, METRICS, check_options
-from .deciding import decide_and_predict
+from .deciding import decide_and_predict, decide_in_rounds
 from .job import TIMED, Job, do_job
 from .parts import (
     batches_of,
@@ -89,23 +90,27 @@ class _Job(Job[Settings]):
             self._warn(at_chance)
         model = self._stage("graph", lambda: self._switched(network))
         fitted = self._stage("svi", lambda: self._fit(model))
-        tree, decision = self._stage("posterior", lambda: self._decide(model, fitted))
+        tree = self._stage("posterior", lambda: self._posterior(model, fitted))
+        found = self._stage("rounds", lambda: self._rounds(model, tree)) if s.rounds > 1 else None
+        decision = self._stage("decision", lambda: self._decide(model, tree, found))
         if s.null_control:
             self._stage("null control", lambda: self._null_control(model, tree))
-        for key in ("predicted_accuracy", MAX_DROP):
+        for key in ("predicted_accuracy", MAX_DROP, "refined"):
             if key in decision.settings:
                 self.metrics[key] = decision.settings[key]
         pruned = prune(model, decision)
         self._measure("pruned", pruned)
-        gains = mean_gains(model, tree)
         pruned = self._stage(
-            "compensation", lambda: self._compensate(model, decision, pruned, gains)
+            "compensation", lambda: self._compensate(model, decision, pruned, tree, found)
         )
         pruned = self._stage("finetuning", lambda: self._finetune(pruned, network))
         example = (self.data.train[[0, 1]][0].to(self.device),)
         self.metrics |= size_metrics(model, decision, network, pruned, example)
         self._stage("latency", lambda: self._latency(decision, network, pruned))
         self._stage("export", lambda: self._export(pruned))
+        self._stage("close-ups", lambda: write_closeups(
+            self.folder, model, tree, decision, s.evidence, self.data
+        ))  # fmt: skip
         # By these the report knows the file again.
         self.metrics["posterior"] = {
             "created_at": str(tree.attrs["created_at"]), "seed": int(tree.attrs["seed"])
@@ -184,7 +189,7 @@ class _Job(Job[Settings]):
         self.history["svi"] = fitted.history
         return fitted
 
-    def _decide(self, model: SwitchedNetwork, fitted: Fit) -> tuple[xr.DataTree, Decision]:
+    def _posterior(self, model: SwitchedNetwork, fitted: Fit) -> xr.DataTree:
         s = self.settings
         batches = self._loader("train", shuffle=True)
         path = self.folder / "posterior.nc"
@@ -196,12 +201,23 @@ class _Job(Job[Settings]):
             save_tree(tree, path)
         tree = load_tree(path)
         self.metrics["diagnostics"] = diagnose(tree, self.history)
+        return tree
+
+    def _rounds(self, model: SwitchedNetwork, tree: xr.DataTree) -> Rounds:
+        found = decide_in_rounds(self.settings, self.data, model, tree, self._checkpoint("rounds"))
+        self.metrics["rounds"] = [one.to_dict() for one in found.rounds]
+        return found
+
+    def _decide(self, model: SwitchedNetwork, tree: xr.DataTree, found: Rounds | None) -> Decision:
         written = self.folder / "decision.json"
         if written.exists():  # of the run that is resumed: a latency is not measured twice alike
-            return tree, Decision.load(written)
-        decision = decide_and_predict(s, self.data, model, tree, self._timed_batch())
+            return Decision.load(written)
+        decision = decide_and_predict(
+            self.settings, self.data, model, tree, self._timed_batch(), self.folder,
+            None if found is None else found.decision,
+        )  # fmt: skip
         decision.save(written)
-        return tree, decision
+        return decision
 
     def _null_control(self, model: SwitchedNetwork, tree: xr.DataTree) -> None:
         s = self.settings
@@ -217,17 +233,26 @@ class _Job(Job[Settings]):
         model: SwitchedNetwork,
         decision: Decision,
         pruned: nn.Module,
-        gains: Mapping[str, Tensor],
+        tree: xr.DataTree,
+        found: Rounds | None,
     ) -> nn.Module:
+        """What makes up for the units that went; after rounds, what did so in each of them."""
         for values in (self.metrics["accuracy"], self.metrics["accuracy_validation"]):
             values.update(compensated=None, finetuned=None)
-        # Augmented as in training: batch norms were trained on the statistics of such images.
-        batches = self._loader("train", shuffle=True, augment=True)
-        found = compensate(self.settings.compensate, model, decision, pruned, batches, gains=gains)
-        self.metrics["compensation"] = {name: asdict(report) for name, report in found.reports}
-        if any(report.layers for _, report in found.reports):
-            self._measure("compensated", found.network)
-        return found.network
+        if found is None:
+            # Augmented as in training: batch norms were trained on the statistics of such images.
+            batches = self._loader("train", shuffle=True, augment=True)
+            done = compensate(
+                self.settings.compensate, model, decision, pruned, batches,
+                gains=mean_gains(model, tree),
+            )  # fmt: skip
+            network, reports = done.network, done.reports
+        else:
+            network, reports = found.network, found.rounds[-1].compensation
+        self.metrics["compensation"] = {name: asdict(report) for name, report in reports}
+        if any(report.layers for _, report in reports):
+            self._measure("compensated", network)
+        return network
 
     def _finetune(self, pruned: nn.Module, original: nn.Module) -> nn.Module:
         s = self.settings

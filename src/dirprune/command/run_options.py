@@ -82,6 +82,24 @@ def run(
     ] = None,
     widths: Widths = None,
     round_to: RoundTo = None,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            help="Remove in so many rounds: a share goes, and over the units that are left the "
+            "posterior is learned again, in 80 steps, before the next share goes. posterior.nc "
+            "and the report's pictures are of the first posterior, over all units. Not with "
+            "latency or max_drop."
+        ),
+    ] = 1,
+    refine: Annotated[
+        int,
+        typer.Option(
+            help="Steps of a search that swaps units of the decision for better ones, at its "
+            "widths or within its budgets (80 are usual; 0: none); inclusion probabilities are "
+            "then those of the posterior over such sub-networks, in subnetworks.nc. Not with "
+            "max_drop or rounds."
+        ),
+    ] = 0,
     evidence: Annotated[
         str,
         typer.Option(
@@ -165,6 +183,8 @@ def run(
         budget=wanted,
         widths=chosen,
         round_to=round_to,
+        rounds=rounds,
+        refine=refine,
         weights=None if weights is None else str(weights),
         data_root=None if data_root is None else str(data_root),
         download=download,

@@ -27,6 +27,8 @@ class Settings:
     budget: dict[str, float] = field(default_factory=lambda: {"macs": 0.5})
     widths: str | dict[str, int] | None = None
     round_to: int | None = None
+    rounds: int = 1
+    refine: int = 0
     weights: str | None = None
     data_root: str | None = None
     download: bool = True

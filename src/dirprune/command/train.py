@@ -32,7 +32,7 @@ from ..model.reasons import few
 from ..model.storage import save
 from ..model.switched import SwitchedNetwork
 from ..model.writing import atomic_write
-from .checks import HISTORY, METRICS
+from .checks import HISTORY, METRICS, check_numbers, check_shared
 from .job import TIMED, Job, do_job
 from .parts import batches_of, data_notes, load_line, new_network, read_data, train_network
 from .settings import recipe
@@ -62,21 +62,13 @@ def check_train_options(s: TrainSettings) -> None:
         raise unknown_name("structure", s.structure, STRUCTURES)
     if s.ratio is not None and not 0 < s.ratio < 1:
         raise DirpruneError(f"--ratio {s.ratio}: expected the share that goes, between 0 and 1")
-    for option, least in (("epochs", 1), ("train_epochs", 0), ("batch_size", 1)):
-        value = getattr(s, option)
-        if value is not None and value < least:
-            name = option.replace("_", "-")
-            raise DirpruneError(f"--{name} {value}: expected a whole number of at least {least}")
-    if not 0 <= s.seed < 2**63:
-        raise DirpruneError(f"--seed {s.seed}: expected a whole number from 0 to 2^63 - 1")
+    check_numbers(s, epochs=1, train_epochs=0, batch_size=1)
+    check_shared(s)
     if s.weights is not None and s.train_epochs:
         raise DirpruneError(
             f"--weights with --train-epochs {s.train_epochs}: --train-epochs are of the training "
             "before the method, which weights stand for; --epochs are the method's own"
         )
-    both = set(s.include or ()) & set(s.exclude or ())
-    if both:
-        raise DirpruneError(f"{', '.join(sorted(both))}: named by both --include and --exclude")
 
 
 class _TrainJob(Job[TrainSettings]):

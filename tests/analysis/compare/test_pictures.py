@@ -1,10 +1,12 @@
-"""Pictures of few and of many guides, priors and temperatures: all text inside and apart."""
+"""Pictures of few and of many guides, priors, temperatures and methods: all text inside, apart."""
 
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
+import matplotlib.colors as mcolors
 import numpy as np
 import pytest
 from matplotlib.axis import Axis
@@ -13,6 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from dirprune.analysis.compare import Cell, UnitScores
+from dirprune.analysis.compare.method_pictures import write_method_pictures
+from dirprune.analysis.compare.method_table import lines_of
+from dirprune.analysis.compare.outcome import Arm, Chosen, Trial, TrialRecord
 from dirprune.analysis.compare.pictures import agreement_matrices
 from dirprune.analysis.plots.compare import (
     AgreementMatrix,
@@ -21,6 +26,13 @@ from dirprune.analysis.plots.compare import (
     elpd_figure,
     forest_figure,
 )
+from dirprune.analysis.plots.methods import (
+    Cost,
+    Point,
+    accuracy_cost_figure,
+    accuracy_macs_figure,
+)
+from dirprune.analysis.plots.style import MARKERS
 
 GUIDES = [
     "dirichlet", "generalized-dirichlet", "logistic-normal", "low-rank-logistic-normal", "delta",
@@ -171,3 +183,91 @@ def test_matrices_pair_the_seeds_that_both_guides_have() -> None:
     assert found[0.5]["flat"].guides == ["a"]
     # tau is -1 and 1/3 on the two seeds.
     assert found[1.0]["flat"].value == pytest.approx(np.array([[1, -1 / 3], [-1 / 3, 1]]))
+
+
+# -- methods --------------------------------------------------------------------------------------
+
+METHODS = [
+    "removal-cost", "concentration", "mean", "snr", "among-best", "random", "l1-norm", "apoz",
+    "taylor", "fisher", "shapley:permutations=5:std=0", "shapley", "sbp", "bmrs",
+    "removal-cost:draws=64:images=512+rounds=12:steps=80+refine:steps=40", "l1-norm+refine",
+    "fisher+rounds=6", "removal-cost+rounds=6", "leave-one-out", "bn-scale", "l2-norm", "a$b$",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [1, 2, 12, 22])
+def test_accuracy_against_what_is_left(number: int) -> None:
+    rng = np.random.default_rng(0)
+    methods = {
+        name: [Point(macs, list(100 * macs**0.3 + rng.normal(size=3))) for macs in (0.8, 0.5, 0.1)]
+        for name in METHODS[:number]
+    }
+    figure = accuracy_macs_figure(methods, 99.0, "one-shot, then least-squares+recalibrate")
+    check(figure)
+    (ax,) = figure.axes
+    line = ax.lines[1]  # the first is the unpruned network
+    assert np.allclose(line.get_xdata(), [10, 50, 80])
+    assert np.allclose(
+        line.get_ydata(), [np.mean(p.percent) for p in reversed(methods[METHODS[0]])]
+    )
+    looks = [
+        (mcolors.to_hex(line.get_color()), line.get_marker(), line.get_linestyle())
+        for line in ax.lines[1:]
+    ]
+    assert len(set(looks)) == number
+
+
+@pytest.mark.parametrize("number", [1, 2, 12, 22])
+def test_accuracy_against_cost(number: int) -> None:
+    rng = np.random.default_rng(0)
+    costs = [0.0, 0.0, 300.0, *np.geomspace(1e3, 1e7, 19)]
+    methods = {
+        name: Cost(cost, list(70 + rng.normal(size=3)))
+        for name, cost in zip(METHODS, costs[:number], strict=False)
+    }
+    figure = accuracy_cost_figure(methods, "one-shot, nothing compensated, mean over 9 budgets")
+    check(figure)
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert labels[0] == "none"
+    # What costs nothing stands to the left of all that costs something.
+    marks = [line for line in figure.axes[0].lines if line.get_marker() in MARKERS]
+    places = [line.get_xdata()[0] for line in marks]
+    if number > 2:
+        assert max(places[:2]) < min(places[2:])
+        assert len(set(places)) == number
+
+
+def test_all_that_costs_something() -> None:
+    methods = {"a": Cost(1e4, [50.0]), "b": Cost(1e6, [60.0]), "c": Cost(1e6, [40.0])}
+    figure = accuracy_cost_figure(methods, "one-shot")
+    check(figure)
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert labels == ["10 k", "100 k", "1 M"]
+    (front,) = [line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"]
+    assert list(front.get_ydata()) == [50, 60]  # c costs as much as b and is worse
+
+
+LONG = "least-squares-images-5+recalibrate"
+
+
+def test_two_pictures_for_each_protocol_and_compensation(tmp_path: Path) -> None:
+    def record(compensation: str, learning: tuple[int, int] | None) -> TrialRecord:
+        chosen = Chosen({"one": [0]}, 40, 20, (0, 0), learning, 0.0)
+        arm = Arm("one-shot", "keep=0.5", compensation, {"test": 90.0}, None, {})
+        original = {"test": 99.0, "macs": 100, "params": 80}
+        return TrialRecord(Trial("a", None, 0), original, {"keep=0.5": chosen}, [arm])
+
+    # A posterior whose passes were not counted has no place in the picture of costs.
+    made = [record("none", None), record("least-squares:images=5+recalibrate", (1, 1))]
+    made.append(record("recalibrate", (5, 5)))
+    write_method_pictures(tmp_path, lines_of(made))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(f"accuracy-cost_one-shot_{how}.png" for how in (LONG, "recalibrate")),
+        *(f"accuracy-macs_one-shot_{how}.png" for how in (LONG, "none", "recalibrate")),
+    ]
+
+
+def test_names_are_no_mathematics() -> None:
+    figure = accuracy_macs_figure({"a$b$": [Point(0.5, [1.0])]}, 2.0, "one-shot")
+    shown = [text.get_text() for text in figure.findobj(Text)]
+    assert r"a\$b\$" in shown

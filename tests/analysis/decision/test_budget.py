@@ -1,7 +1,6 @@
 """The two rules behind a decision, against naive versions of themselves."""
 
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,37 +15,10 @@ from dirprune.analysis.decision.removal import Removal
 from dirprune.model.cost import CostTable, Term
 from dirprune.model.errors import DirpruneError
 
+from .cost_tables import tables, units_of
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-# -- random networks, as their costs ---------------------------------------------------------------
-
-
-@st.composite
-def tables(draw: st.DrawFn, most: int = 6) -> CostTable:
-    """Sites of 1 to ``most`` units, terms with several features a unit, sets that need a unit."""
-    sizes = draw(st.lists(st.integers(1, most), min_size=1, max_size=4))
-    units = sum(sizes)
-
-    def counts() -> NDArray[np.int64]:
-        return np.array(draw(st.lists(st.integers(0, 3), min_size=units, max_size=units)))
-
-    def terms() -> tuple[int, list[Term]]:
-        return draw(st.integers(0, 50)), [
-            Term(draw(st.integers(1, 9)), draw(st.integers(0, 3)), counts(),
-                 draw(st.integers(0, 3)), counts())
-            for _ in range(draw(st.integers(1, 4)))
-        ]  # fmt: skip
-
-    # A set inside a site, of which one must stay: the first units of a site of three or more.
-    starts = np.cumsum([0, *sizes])
-    needed = [
-        list(range(start, start + size - 1))
-        for start, size in zip(starts[:-1].tolist(), sizes, strict=True)
-        if size > 2 and draw(st.booleans())
-    ]
-    names = {f"site{i}": size for i, size in enumerate(sizes)}
-    return CostTable(names, terms(), terms(), needed)
 
 
 def scores_of(data: st.DataObject, table: CostTable, least: float = 0) -> Floats:
@@ -61,8 +33,7 @@ def fixed_of(data: st.DataObject, table: CostTable) -> Bools:
 
 def sets_of(table: CostTable) -> list[list[int]]:
     """The units of each site, and the sets inside sites that need a unit."""
-    starts = np.cumsum([0, *table.sites.values()]).tolist()
-    return [list(range(a, b)) for a, b in pairwise(starts)] + table.needed
+    return units_of(table) + table.needed
 
 
 def valid(table: CostTable, kept: Bools, fixed: Bools) -> bool:

@@ -25,6 +25,8 @@ from dirprune.model.networks import build_network
 from dirprune.model.surgery import prune
 from dirprune.model.switched import SwitchedNetwork
 
+from .cost_tables import units_of
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -60,11 +62,6 @@ def tables(draw: st.DrawFn, uniform: bool = True) -> CostTable:
     ]
     names = {f"site{i}": size for i, size in enumerate(sizes)}
     return CostTable(names, (draw(st.integers(0, 50)), terms + params), (0, params), needed)
-
-
-def units_of(table: CostTable) -> list[list[int]]:
-    starts = np.cumsum([0, *table.sites.values()]).tolist()
-    return [list(range(a, b)) for a, b in itertools.pairwise(starts)]
 
 
 def cost(table: CostTable, what: str, kept: Bools) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from fractions import Fraction
 from typing import Any
 
@@ -23,6 +22,8 @@ from dirprune.model.errors import DirpruneError
 from dirprune.model.networks import build_network
 from dirprune.model.surgery import prune
 from dirprune.model.switched import SwitchedNetwork
+
+from .cost_tables import units_of
 
 Case = Any  # of conftest.py
 Floats = NDArray[np.float64]
@@ -67,11 +68,6 @@ def cost_by_definition(table: CostTable, kept: Bools, what: str) -> int:
 
 SHARES = st.integers(1, 20).map(lambda n: n / 20)
 PAIRS = st.lists(st.sampled_from(["macs", "params", "keep"]), min_size=2, max_size=3, unique=True)
-
-
-def units_of(table: CostTable) -> list[list[int]]:
-    starts = np.cumsum([0, *table.sites.values()]).tolist()
-    return [list(range(a, b)) for a, b in itertools.pairwise(starts)]
 
 
 @settings(max_examples=200)

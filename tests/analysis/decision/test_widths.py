@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from fractions import Fraction
 from math import floor
 from typing import Any
@@ -19,44 +18,16 @@ from dirprune.analysis.decision.budget import cost_of, is_within
 from dirprune.analysis.decision.decide import decide
 from dirprune.analysis.decision.widths import keep_uniform, keep_widths, smallest_uniform_share
 from dirprune.analysis.evidence import Scores, evidence
-from dirprune.model.cost import CostTable, Term
+from dirprune.model.cost import CostTable
 from dirprune.model.errors import DirpruneError
 from dirprune.model.networks import build_network
 from dirprune.model.surgery import prune
 from dirprune.model.switched import SwitchedNetwork
 
+from .cost_tables import tables, units_of
+
 Case = Any  # of conftest.py
 Bools = NDArray[np.bool_]
-
-
-@st.composite
-def tables(draw: st.DrawFn) -> CostTable:
-    """Sites of 1 to 9 units with costs that differ from unit to unit."""
-    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
-    units = sum(sizes)
-
-    def counts() -> NDArray[np.int64]:
-        return np.array(draw(st.lists(st.integers(0, 3), min_size=units, max_size=units)))
-
-    def terms() -> tuple[int, list[Term]]:
-        return draw(st.integers(0, 20)), [
-            Term(draw(st.integers(1, 9)), draw(st.integers(0, 3)), counts(),
-                 draw(st.integers(0, 3)), counts())
-            for _ in range(draw(st.integers(1, 3)))
-        ]  # fmt: skip
-
-    starts = np.cumsum([0, *sizes])
-    needed = [
-        list(range(start, start + size - 1))
-        for start, size in zip(starts[:-1].tolist(), sizes, strict=True)
-        if size > 2 and draw(st.booleans())
-    ]
-    return CostTable({f"site{i}": k for i, k in enumerate(sizes)}, terms(), terms(), needed)
-
-
-def units_of(table: CostTable) -> list[list[int]]:
-    starts = np.cumsum([0, *table.sites.values()]).tolist()
-    return [list(range(a, b)) for a, b in itertools.pairwise(starts)]
 
 
 def by_definition(size: int, share: float | Fraction) -> int:
@@ -70,7 +41,7 @@ BUDGETS = st.dictionaries(st.sampled_from(["macs", "params", "keep"]), SHARES, m
 
 
 @settings(max_examples=200)
-@given(st.data(), tables(), BUDGETS)
+@given(st.data(), tables(9), BUDGETS)
 def test_the_largest_common_share_within_the_budgets(
     data: st.DataObject, table: CostTable, budgets: dict[str, float]
 ) -> None:
@@ -116,7 +87,7 @@ def _decimal(step: Fraction, larger: list[Fraction]) -> float:
     return float(step + (min(above) - step) / 1000) if above else float(step) + 1e-12
 
 
-@given(st.data(), tables())
+@given(st.data(), tables(9))
 def test_so_many_units_as_were_given(data: st.DataObject, table: CostTable) -> None:
     n = table.num_units
     table.needed = []

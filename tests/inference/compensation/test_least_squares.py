@@ -389,6 +389,17 @@ def test_what_is_missing_is_said(case: Cases) -> None:
         compensate("least-squares", c.model, c.decision, nn.Linear(2, 2), c.loader)
 
 
+def test_arguments_in_another_order_are_refused(case: Cases) -> None:
+    c = case("plain")
+    for arguments, came in (
+        (("recalibrate", c.model, c.pruned, c.decision), "str, SwitchedNetwork, Plain, Decision"),
+        (("recalibrate", c.pruned, c.decision, c.model), "str, Plain, Decision, SwitchedNetwork"),
+        ((c.model, c.decision, c.pruned, "recalibrate"), "SwitchedNetwork, Decision, Plain, str"),
+    ):
+        with pytest.raises(DirpruneError, match=rf"a\s+Decision and the pruned .* got {came}$"):
+            compensate(*arguments, c.loader)  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 def test_digits_lose_less(trained: nn.Module) -> None:
     # A trained network, a third of its units at random: by far the most of the loss is made up for.
