@@ -125,16 +125,24 @@ class SwitchedBody(nn.Module):
         flat.set_codegen(copy.deepcopy(graph.module.graph._codegen))
         module = fx.GraphModule(graph.module, flat)
         gained: dict[tuple[fx.Node, tuple[int, ...]], fx.Node] = {}
+        read: dict[tuple[fx.Node, fx.Node], tuple[fx.Node, set[tuple[int, ...]]]] = {}
         for i, consumer in enumerate([*graph.consumers, *graph.products]):
             node, source = nodes[consumer.node], nodes[consumer.source]
+            # What the consumer reads by now: its input features may have gains of two kinds, of
+            # their channels and of their own.
+            value, applied = read.setdefault((node, source), (source, set()))
+            units = tuple(consumer.units.tolist())
+            if units in applied:
+                continue
             # Consumers that read the same value with the same units share one multiplication.
-            key = (source, tuple(consumer.units.tolist()))
+            key = (value, units)
             if key not in gained:
                 module.add_submodule(f"gain_{i}", Gain(self._holder, consumer, graph))
                 # Right after the value, so that it stands before every consumer of it.
-                with flat.inserting_after(source):
-                    gained[key] = flat.call_module(f"gain_{i}", (source,))
-            _replace_first(node, source, gained[key])
+                with flat.inserting_after(value):
+                    gained[key] = flat.call_module(f"gain_{i}", (value,))
+            _replace_first(node, value, gained[key])
+            read[node, source] = gained[key], {*applied, units}
         _fold_batch_norms(module)
         module.delete_all_unused_submodules()
         flat.lint()

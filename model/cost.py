@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import DirpruneError
 from .graph.channels import ChannelGraph, CostTerm
+from .nesting import Nesting
 
 Counts = NDArray[np.int64]
 
@@ -46,6 +47,7 @@ class CostTable:
 
     Units are numbered over all sites, in the order of ``sites``. ``needed`` holds sets of units of
     which one must stay, besides one unit of each site (``ChannelGraph.needed``).
+    ``nesting`` says which units are parts of others, and go with them.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class CostTable:
         macs: tuple[int, list[Term]],
         params: tuple[int, list[Term]],
         needed: Sequence[Sequence[int]] = (),
+        nesting: Nesting | None = None,
     ) -> None:
         self.sites = dict(sites)
+        self.nesting = nesting or Nesting.none(sum(self.sites.values()))
         self.needed = [list(units) for units in needed]
         self.terms = {"macs": macs, "params": params}
 
@@ -64,7 +68,7 @@ class CostTable:
         return sum(self.sites.values())
 
     def keep_vector(self, kept: Mapping[str, Tensor]) -> NDArray[np.bool_]:
-        """A decision as booleans over the unit numbers."""
+        """A decision as booleans over the unit numbers, closed."""
         parts = []
         for name, size in self.sites.items():
             part = np.ones(size, dtype=bool)
@@ -72,7 +76,7 @@ class CostTable:
                 part[:] = False
                 part[kept[name].numpy()] = True
             parts.append(part)
-        return np.concatenate(parts) if parts else np.ones(0, dtype=bool)
+        return self.nesting.close(np.concatenate(parts) if parts else np.ones(0, dtype=bool))
 
     def total(self, what: str, kept: Mapping[str, Tensor] | None = None) -> int:
         """``what`` ("macs" or "params") with the kept units, by default all."""
@@ -102,6 +106,7 @@ class CostTable:
         return {
             "sites": self.sites,
             "needed": self.needed,
+            "nesting": None if self.nesting.is_flat else self.nesting.to_dict(),
             **{
                 what: {
                     "fixed": fixed,
@@ -137,7 +142,14 @@ class CostTable:
                 for c, fr, r, fc, k in part["terms"]
             ]
 
-        return CostTable(sites, read(data["macs"]), read(data["params"]), data["needed"])
+        nested = data.get("nesting")  # absent in files of an older version
+        return CostTable(
+            sites,
+            read(data["macs"]),
+            read(data["params"]),
+            data["needed"],
+            Nesting.from_dict(nested) if nested else None,
+        )
 
 
 def build_cost_table(network: nn.Module, graph: ChannelGraph, total_macs: int) -> CostTable:
@@ -162,6 +174,7 @@ def build_cost_table(network: nn.Module, graph: ChannelGraph, total_macs: int) -
         (fixed["macs"] - table.total("macs"), macs),
         (fixed["params"] - table.total("params"), params),
         [units.tolist() for _, units in graph.needed],
+        graph.nesting,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from .errors import DirpruneError
 from .networks import build_known
 from .replacement import replace_tensors, set_count, set_padding
+from .selected import SelectedLinear, select_inputs
 from .writing import atomic_path
 
 FORMAT = 1
@@ -46,6 +48,7 @@ def save(path: str | Path, network: nn.Module, *, notes: Mapping[str, Any] | Non
         "architecture": getattr(network, "architecture", None),
         "paddings": _paddings(network),
         "counts": _counts(network),
+        "selected": _selected(network),
         "notes": dict(notes or {}),
     }
     with atomic_path(path) as folder:
@@ -66,6 +69,11 @@ def _counts(network: nn.Module) -> dict[str, dict[str, int]]:
         for name, module in network.named_modules()
         if hasattr(module, "dirprune_counts")
     }
+
+
+def _selected(network: nn.Module) -> list[str]:
+    """The linear layers that read some of their inputs alone, by an index in the state."""
+    return [name for name, m in network.named_modules() if isinstance(m, SelectedLinear)]
 
 
 def _paddings(network: nn.Module) -> dict[str, list[int]]:
@@ -117,6 +125,8 @@ def load(path: str | Path, *, network: nn.Module | None = None) -> nn.Module:
             network = build_known(**architecture)
         except (TypeError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
             raise DirpruneError(f"{folder / DESCRIPTION}: bad architecture: {error}") from error
+    for layer in description.get("selected", ()):  # absent in files of an older version
+        _restore_selection(network, layer, tensors, folder)
     _check_names(network, tensors, folder)
     replace_tensors(network, tensors)
     for module, widths in description["paddings"].items():
@@ -149,6 +159,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise DirpruneError(
             f"{path} is damaged: it lacks {', '.join(sorted(missing)) or 'paddings or counts'}"
         )
+    if not isinstance(data.get("selected", []), list):
+        raise DirpruneError(f"{path} is damaged: selected is no list of layers")
     return data
 
 
@@ -166,6 +178,24 @@ def _restore_counts(network: nn.Module, module: str, numbers: Any, folder: Path)
         if type(number) is not int or type(held) is not int or not 0 < number <= held:
             raise DirpruneError(f"{place}: {name}={number!r} does not fit, the network has {held}")
         set_count(network, module, name, number)
+
+
+def _restore_selection(
+    network: nn.Module, layer: Any, tensors: Mapping[str, Tensor], folder: Path
+) -> None:
+    """Let a linear layer select its inputs; the index, which is a tensor, names some of them."""
+    place = f"{folder / DESCRIPTION}: selected inputs of {layer!r}"
+    try:
+        if isinstance(network.get_submodule(layer), SelectedLinear):
+            return  # a network that was pruned before
+        select_inputs(network, layer)
+    except (AttributeError, TypeError, DirpruneError) as error:
+        raise DirpruneError(f"{place}: {error}") from error
+    whole = network.get_parameter(f"{layer}.weight").shape[1]
+    index = tensors.get(f"{layer}.index", torch.empty(0))
+    fits = index.dtype == torch.long and index.dim() == 1 and len(index) > 0
+    if not fits or int(index.min()) < 0 or int(index.max()) >= whole:
+        raise DirpruneError(f"{place}: its index does not name some of the {whole} inputs")
 
 
 def _is_part(part: Tensor, whole: Tensor) -> bool:

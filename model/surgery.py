@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .errors import DirpruneError
 from .graph.channels import ChannelGraph
 from .replacement import replace_tensors, set_count, set_padding
+from .selected import SelectedLinear, select_inputs
 
 if TYPE_CHECKING:
     from .decision import Decision
@@ -59,6 +60,12 @@ def mask(model: SwitchedNetwork, decision: Decision) -> nn.Module:
 def _check(model: SwitchedNetwork, decision: Decision) -> None:
     decision.check(model.sites)
     keep = model.graph.keep_vector(decision.kept)
+    for name, start in model.graph.offsets.items():
+        if not bool(keep[start : start + model.sites[name].size].any()):
+            raise DirpruneError(
+                f"the decision leaves site {name!r} without a unit: the features that it keeps of "
+                "a flattened feature map are of channels that it removes"
+            )
     for layer, units in model.graph.needed:
         if not bool(keep[units].any()):
             raise DirpruneError(
@@ -77,9 +84,18 @@ def cut(network: nn.Module, graph: ChannelGraph, kept: Mapping[str, Tensor]) -> 
         old = new.get(name, tensors[name].detach())
         if len(rows) < old.shape[axis]:
             new[name] = old.index_select(axis, rows.to(old.device))
+    for lookup in graph.lookups:
+        places = new.get(lookup.buffer, tensors[lookup.buffer])
+        left = _places(keep[lookup.units]).to(places.device)
+        new[lookup.buffer] = left[places.long()].to(places.dtype)
     # What is about to be replaced is not worth copying.
     smaller = copy.deepcopy(network, {id(tensors[name]): tensors[name] for name in new})
     replace_tensors(smaller, new)
+    for flat in graph.flattened:
+        channels, features = keep[flat.channels], keep[flat.features]
+        layer = smaller.get_submodule(flat.layer)
+        if not (isinstance(layer, SelectedLinear) or torch.equal(channels, features)):
+            select_inputs(smaller, flat.layer, _places(channels)[features])
     for padding in graph.paddings:
         stays = keep[padding.units]
         set_padding(
@@ -91,6 +107,11 @@ def cut(network: nn.Module, graph: ChannelGraph, kept: Mapping[str, Tensor]) -> 
     for count in graph.counts:
         set_count(smaller, count.module, count.attribute, int(keep[count.units].sum()))
     return smaller
+
+
+def _places(stays: Tensor) -> Tensor:
+    """The place of each entry that stays among those that do."""
+    return stays.cumsum(0) - 1
 
 
 def silence(network: nn.Module, graph: ChannelGraph, kept: Mapping[str, Tensor]) -> nn.Module:
@@ -176,11 +197,14 @@ def find_failures(
 
 
 def without_empty_layers(graph: ChannelGraph, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keep one unit more where a layer would have none."""
+    """Keep one unit more where a layer, or a site, would have none."""
     keep = graph.keep_vector(kept)
-    for _, units in graph.needed:
+    sites = [
+        torch.arange(start, start + graph.sites[name].size) for name, start in graph.offsets.items()
+    ]
+    for units in (*sites, *(units for _, units in graph.needed)):
         if not bool(keep[units].any()):
-            keep[units[0]] = True
+            keep[graph.nesting.coming(keep[:-1].numpy(), [int(units[0])])] = True
     return {
         name: keep[start : start + graph.sites[name].size].nonzero()[:, 0]
         for name, start in graph.offsets.items()

@@ -31,6 +31,7 @@ MOST_REASONS = 5  # in an error; large networks have dozens
 
 SCALINGS = ("mean-one", "simplex")
 ATTENTION = ("heads", "head-dims")
+FLATTEN = ("channels", "features")
 
 
 class SwitchedNetwork(nn.Module):
@@ -79,6 +80,12 @@ class SwitchedNetwork(nn.Module):
         attention: what the units of attention are: whole "heads", or "head-dims", the features
             within them, of which all heads of a layer then have fewer. The scale of the scores
             stays that of the full size.
+        flatten: what the inputs of a linear layer behind a flattened feature map are: all those of
+            a channel one unit, the channel ("channels"), or each a unit of a site of their own
+            beside it ("features"), as in Bayesian compression (Christos Louizos, Karen Ullrich, Max
+            Welling, "Bayesian Compression for Deep Learning", 2017, arXiv 1705.08665). The gain of
+            an input is then that of its channel times its own. A channel takes its features with
+            it, and goes with the last of them where nothing else reads it.
 
     Attributes:
         sites: ordered mapping name -> :class:`~dirprune.model.sites.Site`.
@@ -107,6 +114,7 @@ class SwitchedNetwork(nn.Module):
         include: Collection[str] | None = None,
         exclude: Collection[str] | None = None,
         attention: str = "heads",
+        flatten: str = "channels",
     ) -> None:
         super().__init__()
         if isinstance(num_data, bool) or not isinstance(num_data, int) or num_data < 1:
@@ -117,10 +125,14 @@ class SwitchedNetwork(nn.Module):
             raise unknown_name("scaling", scaling, SCALINGS)
         if attention not in ATTENTION:
             raise unknown_name("units of attention", attention, ATTENTION)
+        if flatten not in FLATTEN:
+            raise unknown_name("units of flattened inputs", flatten, FLATTEN)
         inputs, kwargs = two_examples(as_tuple(example_inputs)), dict(example_kwargs or {})
         kwargs = two_examples(kwargs)
         graph = select_sites(
-            build_channel_graph(network, inputs, kwargs, attention=attention), include, exclude
+            build_channel_graph(network, inputs, kwargs, attention=attention, flatten=flatten),
+            include,
+            exclude,
         )
         graph = graph.without(find_failures(network, graph, inputs, kwargs))
         if not graph.sites:

@@ -14,11 +14,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from ..nesting import WHOLE, Nesting
 from ..sites import Site, site_name
 from .examples import Examples
+from .flattened import inputs_of, single_features
 from .labels import FIXED, UnionFind
 from .leftover import tell_leftovers
 from .numbers import settle_numbers
@@ -71,6 +74,24 @@ class Count:
 
 
 @dataclass(frozen=True)
+class UnitLookup:
+    """A buffer that holds places along features; ``units`` numbers these features."""
+
+    buffer: str
+    units: Tensor
+
+
+@dataclass(frozen=True)
+class FlatReading:
+    """A linear layer whose input features are units: their numbers, and those of their channels."""
+
+    layer: str
+    weight: str
+    features: Tensor
+    channels: Tensor
+
+
+@dataclass(frozen=True)
 class CostTerm:
     """coefficient x (kept rows) x (kept columns, or 1); see :mod:`dirprune.model.cost`."""
 
@@ -94,6 +115,8 @@ class ChannelGraph:
     counts: tuple[Count, ...]
     macs: tuple[CostTerm, ...]
     unprunable: Mapping[str, str]
+    lookups: tuple[UnitLookup, ...] = ()
+    flattened: tuple[FlatReading, ...] = ()
 
     def __deepcopy__(self, memo: object) -> ChannelGraph:
         return self  # it never changes, and fx nodes do not survive being copied one by one
@@ -134,6 +157,29 @@ class ChannelGraph:
             if units not in whole and not any(other < units for other in layers)
         )
 
+    @cached_property
+    def nesting(self) -> Nesting:
+        """Which units are features of a flattened channel, and so parts of it."""
+        whole = np.full(self.num_units, WHOLE, dtype=np.int64)
+        through = np.zeros(self.num_units + 1, dtype=bool)  # the last entry serves -1
+        for flat in self.flattened:
+            owned = flat.features >= 0
+            whole[flat.features[owned].numpy()] = flat.channels[owned].numpy()
+            through[flat.channels.numpy()] = True
+        flat_weights = {flat.weight for flat in self.flattened}
+        for reading in (*self.consumers, *self.products):
+            if not (isinstance(reading, Consumer) and reading.weight in flat_weights):
+                through[reading.units.numpy()] = False
+        return Nesting(whole, through[:-1])
+
+    @cached_property
+    def shaped(self) -> frozenset[tuple[str, int]]:
+        """(parameter, axis) whose slices belong to one unit: what produces it, or reads it alone.
+
+        The latter where it is an input feature of a flattened linear layer.
+        """
+        return self.produced | {(flat.weight, 1) for flat in self.flattened}
+
     def layer_sites(self) -> dict[str, str]:
         """Producing layer -> its site."""
         return {layer: name for name, site in self.sites.items() for layer in site.producers}
@@ -146,9 +192,19 @@ class ChannelGraph:
         for name, site in sites.items():
             renumber[old[name] : old[name] + site.size] = torch.arange(start, start + site.size)
             start += site.size
+        # An input feature that is no unit of its own goes with its channel.
+        merged = [flat for flat in self.flattened if not bool((renumber[flat.features] >= 0).any())]
+        consumers = [
+            c
+            for c in self.consumers
+            if not any(c.weight == f.weight and torch.equal(c.units, f.features) for f in merged)
+        ]
+        for flat in merged:
+            owned = flat.features >= 0
+            renumber[flat.features[owned]] = renumber[flat.channels[owned]]
         unprunable = dict(self.unprunable)
         for name, reason in reasons.items():
-            unprunable.update(dict.fromkeys(self.sites[name].producers, reason))
+            unprunable.update(dict.fromkeys(self.sites[name].producers or (name,), reason))
         axes = {key: renumber[units] for key, units in self.axes.items()}
         return replace(
             self,
@@ -156,7 +212,7 @@ class ChannelGraph:
             axes={key: units for key, units in axes.items() if bool((units >= 0).any())},
             consumers=tuple(
                 replace(c, units=renumber[c.units])
-                for c in self.consumers
+                for c in consumers
                 if bool((renumber[c.units] >= 0).any())
             ),
             products=tuple(
@@ -175,15 +231,25 @@ class ChannelGraph:
                 for t in self.macs
             ),
             unprunable=unprunable,
+            lookups=tuple(replace(x, units=renumber[x.units]) for x in self.lookups),
+            flattened=tuple(
+                replace(f, features=renumber[f.features], channels=renumber[f.channels])
+                for f in self.flattened
+                if not any(f is gone for gone in merged)
+            ),
         )
 
     def keep_vector(self, kept: Mapping[str, Tensor]) -> Tensor:
-        """A decision as booleans over the unit numbers, one more at the end: True, for -1."""
+        """A decision as booleans over the unit numbers, one more at the end: True, for -1.
+
+        It is closed (:class:`~dirprune.model.nesting.Nesting`): features go with their channel.
+        """
         keep = torch.ones(self.num_units + 1, dtype=torch.bool)
         for name, start in self.offsets.items():
             if name in kept:
                 keep[start : start + self.sites[name].size] = False
                 keep[start + kept[name]] = True
+        keep[:-1] = torch.from_numpy(self.nesting.close(keep[:-1].numpy()))
         return keep
 
 
@@ -193,6 +259,7 @@ def build_channel_graph(
     kwargs: Mapping[str, Any] | None = None,
     *,
     attention: str = "heads",
+    flatten: str = "channels",
 ) -> ChannelGraph:
     """Trace a network and find its sites.
 
@@ -201,6 +268,7 @@ def build_channel_graph(
         inputs: example inputs, batch first.
         kwargs: keyword example inputs.
         attention: its units, "heads" or "head-dims" (the features of all heads of a layer).
+        flatten: what the units of a flattened linear layer's inputs are, "channels" or "features".
 
     Raises:
         DirpruneError: the network fails on the inputs or cannot be traced.
@@ -210,6 +278,8 @@ def build_channel_graph(
     prop.run()
     settle_numbers(prop, network)
     tell_leftovers(prop, network)
+    if flatten == "features":
+        single_features(prop, network)
     return _gather(prop)
 
 
@@ -233,6 +303,9 @@ def _gather(prop: Propagation) -> ChannelGraph:
         components.union(x, find(x))
     for _, ids in prop.producers:
         components.union_all(ids.tolist())
+    flat_inputs = {flat.weight: flat for flat in prop.flat_inputs}
+    for flat in prop.flat_inputs:
+        components.union_all([x for x in flat.features.tolist() if x != FIXED])
 
     reasons: dict[int, str] = {}
     for x, why in prop.frozen:
@@ -243,7 +316,13 @@ def _gather(prop: Propagation) -> ChannelGraph:
     owner: dict[str, int] = {}  # layer -> component
     layers: dict[int, list[str]] = {}  # component -> producing layers, in graph order
     units: dict[int, dict[int, int]] = {}  # component -> class -> unit
+    inputs: dict[int, str] = {}  # component of input features -> their name
     for parameter, ids in prop.producers:
+        if parameter in flat_inputs:
+            flat = flat_inputs.pop(parameter)
+            features = [x for x in flat.features.tolist() if x != FIXED]
+            inputs[features[0]], layers[features[0]] = inputs_of(flat.layer), []
+            units[features[0]] = {x: unit for unit, x in enumerate(features)}
         root, layer = components.find(int(ids[0])), layer_of(parameter)
         if owner.setdefault(layer, root) != root:
             layer = parameter  # a module of several weights, whose outputs are apart
@@ -275,7 +354,7 @@ def _gather(prop: Propagation) -> ChannelGraph:
         start = len(number)
         number.update({c: start + unit for c, unit in classes.items()})
         unique = tuple(dict.fromkeys(names))
-        name = site_name(unique[0], sites)
+        name = site_name(inputs[root] if root in inputs else unique[0], sites)
         sites[name] = Site(name, len(classes), unique, tuple(consumers[root]))
 
     def numbers(ids: Tensor) -> Tensor:
@@ -315,4 +394,9 @@ def _gather(prop: Propagation) -> ChannelGraph:
             for w in prop.work
         ),
         unprunable=unprunable,
+        lookups=tuple(UnitLookup(x.buffer, numbers(x.ids)) for x in prop.lookups),
+        flattened=tuple(
+            FlatReading(f.layer, f.weight, numbers(f.features), numbers(f.channels))
+            for f in prop.flat_inputs
+        ),
     )

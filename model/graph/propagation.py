@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from .examples import UNKNOWN, Examples, find_examples
 from .labels import FIXED, Labels, UnionFind
 from .origin import Origin, follow
-from .records import Padding, Product, Reader, Work
+from .records import FlatInputs, Lookup, Padding, Product, Reader, Work
 from .trace import has_examples, is_tensor, module_of
 
 Result = Labels | list[Labels | None] | None
@@ -49,6 +49,8 @@ class Propagation:
         self.paddings: list[Padding] = []
         self.counts: dict[tuple[str, str], Tensor] = {}  # (module, attribute) -> what it counts
         self.work: list[Work] = []
+        self.lookups: list[Lookup] = []
+        self.flat_inputs: list[FlatInputs] = []
         self.left_alone: dict[str, str] = {}  # layer -> reason, where it has no labels to freeze
         self._produced: dict[tuple[str, int | None], Tensor] = {}  # (parameter, its outputs' axis)
         self._orders: dict[fx.Node, Examples | None] = {}  # where they lie in each value
@@ -153,9 +155,14 @@ class Propagation:
 
     def size(self, parameter: str, axis: int) -> int:
         """A parameter's or buffer's size along an axis."""
+        return int(self.value(parameter).shape[axis])
+
+    def value(self, parameter: str) -> Tensor:
+        """A parameter's or buffer's value."""
         owner, _, leaf = parameter.rpartition(".")
         holder: Any = self.module.get_submodule(owner) if owner else self.module
-        return int(getattr(holder, leaf).shape[axis])
+        found: Tensor = getattr(holder, leaf)
+        return found.detach()
 
     def part(self, node: Any, dim: int) -> tuple[str, int, Tensor] | None:
         """(parameter, axis, entries) of which a value's slices along ``dim`` consist, else None."""

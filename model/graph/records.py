@@ -58,3 +58,21 @@ class Work:
     coefficient: int
     rows: Tensor
     columns: Tensor | None
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A look-up of units by the integers of a buffer; ``ids`` label what they count along."""
+
+    buffer: str
+    ids: Tensor
+
+
+@dataclass(frozen=True)
+class FlatInputs:
+    """The inputs of a linear layer, each with a label of its own beside that of its channel."""
+
+    layer: str
+    weight: str
+    features: Tensor
+    channels: Tensor

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+import torch
 from torch import Tensor, fx
 
 from ..labels import FIXED, Labels
 from ..propagation import Propagation, Result
-from ..records import Product, Work
+from ..records import Lookup, Product, Work
 from ..schema import arguments
 from ..trace import is_tensor, module_of, shape_of
 from .elementwise import fits
@@ -201,7 +202,7 @@ def _attention(prop: Propagation, node: fx.Node) -> Result:
 
 @register_rule("index", "index_select")
 def _index(prop: Propagation, node: fx.Node) -> Result:
-    """A look-up along other axes than the units'."""
+    """A look-up along other axes than the units', or along theirs by a buffer of integers."""
     named = arguments(node)
     labels = prop.labels(named["self"])
     if labels is None:
@@ -210,9 +211,27 @@ def _index(prop: Propagation, node: fx.Node) -> Result:
         looked_up = {d: index for d, index in enumerate(named["indices"]) if index is not None}
     else:
         looked_up = {named["dim"] % len(shape_of(named["self"])): named["index"]}
-    if set(looked_up) & set(labels.dims) or len(looked_up) != 1:
+    if len(looked_up) != 1:
         prop.refuse(node, "it looks up units by an index")
         return None
     ((dim, index),) = looked_up.items()
+    if dim in labels.dims:
+        return _select_units(prop, node, labels, index)
     grow = len(shape_of(index)) - 1
     return Labels(tuple(d + grow * (d > dim) for d in labels.dims), labels.ids)
+
+
+def _select_units(prop: Propagation, node: fx.Node, labels: Labels, index: fx.Node) -> Result:
+    """Units by a buffer of their places: its entries go with the units, and count those left."""
+    buffer = prop.parameter(index)
+    if buffer is None or len(shape_of(index)) != 1 or len(labels.dims) > 1:
+        prop.refuse(node, "it looks up units by an index")
+        return None
+    places = prop.value(buffer)
+    if places.dtype == torch.bool or any(known.buffer == buffer for known in prop.lookups):
+        prop.refuse(node, "it looks up units by an index that is no list of places, or used again")
+        return None
+    found = labels.ids[places.cpu().long()]
+    prop.bind(buffer, 0, found)
+    prop.lookups.append(Lookup(buffer, labels.ids))
+    return Labels(labels.dims, found)
