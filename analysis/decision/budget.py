@@ -12,7 +12,16 @@ from torch import Tensor
 
 from ...model.cost import CostTable, Term
 from ...model.errors import DirpruneError
-from .removal import Blocks, Cost, Costs, Removable, Removal, block_sizes, site_units
+from .removal import (
+    Blocks,
+    Cost,
+    Costs,
+    Removable,
+    Removal,
+    SavingWithParts,
+    block_sizes,
+    site_units,
+)
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -34,6 +43,11 @@ def keep_within(
     The least score goes first, divided by what the removal saves if ``per_cost``; of every site
     one unit stays, and all of those without evidence, which ``fixed`` marks. The target of "keep"
     is rounded to a whole number of units.
+
+    Where units are parts of others (features of flattened channels), a channel takes its features
+    with it, and the last feature its channel where nothing else reads it; what a removal saves
+    counts all that goes. Of "keep" as many units stay as come back one by one, best first, when the
+    last to go took more than one with it.
 
     Of several budgets, one whose own decision is within all others decides alone: a decision that
     is best under fewer bounds, and within all, is best. Where there is none, two bounds bind, and
@@ -64,13 +78,18 @@ def keep_within(
     if cut.costs.met:
         if round_to > 1:
             cut.fill(scores)
+        elif "keep" in budgets and not table.nesting.is_flat:
+            cut.fill_closed(scores, fixed)
         return cut.kept
     # What is left by score is one unit (or block) a site, and they are too dear. Take the cheapest
     # ones instead, and of the others what fits, best first.
     for cheapest in budgets:
         cut = _smallest(table, fixed, budgets, cheapest, round_to)
         if cut.costs.met:
-            cut.fill(scores)
+            if table.nesting.is_flat:
+                cut.fill(scores)
+            else:
+                cut.fill_closed(scores, fixed)
             return cut.kept
     if len(budgets) > 1:  # each can be met alone, or it would have said so above
         named = ", ".join(f"{what}={share}" for what, share in budgets.items())
@@ -147,16 +166,19 @@ def _by_score(
     removable = Removable(table, fixed, sizes)
     cut = Blocks(table, costs_of(table, budgets), sizes)
     removals = [_cost(Removal, table, what) for what in budgets] if per_cost else []
+    savings = [_with_parts(r, table, what) for r, what in zip(removals, budgets, strict=False)]
     full = [full_cost(table, what) for what in budgets]
 
     def go(unit: int) -> None:
-        removable.remove(unit)
-        cut.remove(unit)
-        for removal in removals:
-            removal.remove(unit)
+        for u in removable.remove(unit):
+            cut.remove(u)
+            for removal in removals:
+                removal.remove(u)
 
     def rank() -> Floats:
-        return _rank(scores, removals, cut.costs.over, full) if per_cost else scores
+        if not per_cost:
+            return scores
+        return _rank(scores, [s(removable.kept) for s in savings], cut.costs.over, full)
 
     # First what each site has over a multiple, which goes under any budget.
     at_first = rank()
@@ -176,7 +198,7 @@ def _by_score(
 
 def _in_order(scores: Floats, removable: Removable) -> Iterator[int]:
     for unit in np.argsort(scores, kind="stable").tolist():
-        if not removable.blocked[unit]:
+        if removable.allows(unit):
             yield unit
 
 
@@ -185,21 +207,26 @@ def _savers(rank: Callable[[], Floats], removable: Removable) -> Iterator[int]:
     while not removable.blocked.all():
         ranks = rank()
         ranks[removable.blocked] = np.inf
-        yield int(ranks.argmin())
+        unit = int(ranks.argmin())
+        if removable.allows(unit):
+            yield unit
 
 
 def _rank(
-    scores: Floats, removals: Sequence[Removal], over: Sequence[int], full: Sequence[int]
+    scores: Floats,
+    savings: Sequence[NDArray[np.int64]],
+    over: Sequence[int],
+    full: Sequence[int],
 ) -> Floats:
     if not any(over):
         over = full  # all are met: nothing is dearer than anything else
     binding = [i for i, excess in enumerate(over) if excess]
     if len(binding) == 1:
-        saving: Floats = np.maximum(removals[binding[0]].saving, 1)
+        saving: Floats = np.maximum(savings[binding[0]], 1)
     else:
         saving = np.zeros(len(scores))
         for i in binding:
-            saving += removals[i].saving * (over[i] / full[i] / max(full[i], 1))
+            saving += savings[i] * (over[i] / full[i] / max(full[i], 1))
         saving = np.maximum(saving, LEAST_SAVING)
     # A negative score says that the unit does harm: such units go first, worst first.
     ranks: Floats = np.where(scores < 0, scores, np.maximum(scores, 0) / saving)
@@ -213,12 +240,14 @@ def _smallest(
     sizes = block_sizes(table, round_to)
     removable, removal = Removable(table, fixed, sizes), _cost(Removal, table, what)
     cut = Blocks(table, costs_of(table, budgets), sizes)
+    saving = _with_parts(removal, table, what)
     for units in site_units(table):
-        for unit in sorted(units.tolist(), key=lambda u: -int(removal.saving[u])):
-            if not removable.blocked[unit]:
-                removable.remove(unit)
-                removal.remove(unit)
-                cut.remove(unit)
+        now = saving(removable.kept)
+        for unit in sorted(units.tolist(), key=lambda u: -int(now[u])):
+            if removable.allows(unit):
+                for u in removable.remove(unit):
+                    removal.remove(u)
+                    cut.remove(u)
     return cut
 
 
@@ -230,9 +259,16 @@ def costs_of(table: CostTable, budgets: Mapping[str, float]) -> Costs:
     )
 
 
+def _with_parts(removal: Removal, table: CostTable, what: str) -> SavingWithParts:
+    return SavingWithParts(removal, _terms(table, what), table.nesting)
+
+
 def _cost[C: Cost](kind: Callable[[int, list[Term], int], C], table: CostTable, what: str) -> C:
-    units = table.num_units
+    return kind(full_cost(table, what), _terms(table, what), table.num_units)
+
+
+def _terms(table: CostTable, what: str) -> list[Term]:
     if what == "keep":  # as many units as stay
-        ones = np.ones(units, dtype=np.int64)
-        return kind(units, [Term(1, 0, ones, 1, 0 * ones)], units)
-    return kind(table.total(what), table.terms[what][1], units)
+        ones = np.ones(table.num_units, dtype=np.int64)
+        return [Term(1, 0, ones, 1, 0 * ones)]
+    return table.terms[what][1]

@@ -51,6 +51,8 @@ def decide(
     the budget: it is within one unit of it.
     Scores that do not compare across sites (concentrations) are taken relative to their site's
     mean, and not per cost; nor are those that compare but are no loss in nats (a scale, a ratio).
+    Where single features of flattened channels are units, what a channel's removal saves counts its
+    features that are left, and the decision keeps no feature without its channel.
     With ``keep`` the units with the least score go, exactly so many. Ties go by index, and no site
     loses its last unit.
     Several budgets all hold, each as an upper bound; where two bind, savings are weighed by how far
@@ -113,6 +115,11 @@ def decide(
         raise DirpruneError(f"round_to={round_to}: expected a whole number of at least 1")
     if isinstance(widths, Mapping) and round_to is not None:
         raise DirpruneError("round_to rounds widths that follow from a budget: these are given")
+    if round_to is not None and not table.nesting.is_flat:
+        raise DirpruneError(
+            "round_to rounds channels, and here single features of flattened channels are units: "
+            "leave one of round_to and flatten='features'"
+        )
     scores, draws = flat_scores(table, evidence)
     rule = rule_of(table, evidence, budget, widths, round_to)
     settings: dict[str, Any] = {"budget": budget}

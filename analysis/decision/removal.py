@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import gcd
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...model.cost import CostTable, Term
+from ...model.nesting import Nesting
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -102,14 +104,65 @@ class Removal(Cost):
                 self.saving[columns] += sign * t.coefficient * t.columns[columns] * r
 
 
+class SavingWithParts:
+    """What each unit's removal saves with all that goes with it, of a :class:`Removal`.
+
+    A channel takes its features with it; the last feature of a channel that nothing else reads
+    takes the channel. Of a set S the removal saves, over terms, c (r_S C + k_S R - r_S k_S), which
+    is the sum of single savings where no term has rows of one member and columns of another.
+    """
+
+    def __init__(self, removal: Removal, terms: Sequence[Term], nesting: Nesting) -> None:
+        self._removal, self._nesting = removal, nesting
+        self._parts = nesting.is_part.nonzero()[0]
+        self._wholes = nesting.whole[self._parts]
+        everything = np.ones(len(nesting.whole), dtype=bool)
+        self._corners = [t for t in terms if bool(self._corner(t, everything).any())]
+
+    def __call__(self, kept: Bools) -> NDArray[np.int64]:
+        """[units]; meaningful for ``kept`` ones, which are a closed decision."""
+        single = self._removal.saving
+        if not len(self._parts):
+            return single
+        saving = single + self._sums(single, kept)
+        for t in self._corners:
+            saving -= self._corner(t, kept)
+        here = kept[self._parts]
+        number = np.bincount(self._wholes[here], minlength=len(kept))
+        last = self._parts[here & self._nesting.through[self._wholes] & (number[self._wholes] == 1)]
+        saving[last] = saving[self._nesting.whole[last]]
+        return saving
+
+    def _sums(self, values: NDArray[np.int64], kept: Bools) -> NDArray[np.int64]:
+        """Of each unit's kept parts."""
+        weights = values[self._parts] * kept[self._parts]
+        sums = np.bincount(self._wholes, weights=weights, minlength=len(kept))
+        found: NDArray[np.int64] = sums.astype(np.int64)  # exact below 2^53
+        return found
+
+    def _corner(self, t: Term, kept: Bools) -> NDArray[np.int64]:
+        """c (r_S k_S - sum of r_u k_u) of each unit and its parts, which single savings lack."""
+        rows, columns = t.rows + self._sums(t.rows, kept), t.columns + self._sums(t.columns, kept)
+        own = t.rows * t.columns
+        corner: NDArray[np.int64] = t.coefficient * (rows * columns - own - self._sums(own, kept))
+        return corner
+
+
 class Removable:
     """Which units may still go: not those without evidence, and no last block of its site.
 
-    Nor the last unit of a set of ``CostTable.needed``.
+    Nor the last unit of a set of ``CostTable.needed``. With a unit goes what cannot stay without
+    it (:class:`~dirprune.model.nesting.Nesting`): features without evidence go with their channel,
+    and the last feature of a channel that has to stay does, too.
+
+    Attributes:
+        blocked: [units], those of which it is known that they may not go alone.
+        kept: [units], those that have not gone.
     """
 
     def __init__(self, table: CostTable, fixed: Bools, sizes: Sequence[int]) -> None:
         self.blocked = fixed.copy()  # and what has gone, and what is the last of its set
+        self.kept, self._nesting = np.ones(len(fixed), dtype=bool), table.nesting
         sites = list(site_units(table))
         self._sets = [*sites, *(np.asarray(units) for units in table.needed)]
         self._spare = [
@@ -123,12 +176,29 @@ class Removable:
             if self._spare[i] <= 0:
                 self.blocked[units] = True
 
-    def remove(self, unit: int) -> None:
-        self.blocked[unit] = True
-        for i in self._of[unit]:
+    def allows(self, unit: int) -> bool:
+        """May it go now, with all that goes with it? What may not never may later."""
+        if self.blocked[unit]:
+            return False
+        going = self._nesting.going(self.kept, unit)
+        if len(going) > 1:
+            wanted = Counter(i for u in going for i in self._of[u])
+            whole_stays = self._nesting.is_part[unit] and self.blocked[going[1]]
+            if whole_stays or any(self._spare[i] < number for i, number in wanted.items()):
+                self.blocked[unit] = True
+                return False
+        return True
+
+    def remove(self, unit: int) -> list[int]:
+        """Remove it, with all that goes with it; these units."""
+        going = self._nesting.going(self.kept, unit)
+        self.kept[going] = False
+        self.blocked[going] = True
+        for i in (i for u in going for i in self._of[u]):
             self._spare[i] -= 1
             if self._spare[i] == 0:
                 self.blocked[self._sets[i]] = True
+        return going
 
 
 class Costs:
@@ -173,7 +243,7 @@ class Blocks:
 
     def __init__(self, table: CostTable, costs: Costs, sizes: Sequence[int]) -> None:
         self.kept = np.ones(table.num_units, dtype=bool)
-        self.costs = costs
+        self.costs, self._nesting = costs, table.nesting
         self._sites, self._sizes = list(site_units(table)), sizes
         self._site_of = np.repeat(np.arange(len(sizes)), [len(units) for units in self._sites])
         self._waiting: list[list[int]] = [[] for _ in sizes]
@@ -214,6 +284,29 @@ class Blocks:
                 units.remove(max(block, key=lambda u: prices[u]))
             else:
                 del gone[site]
+
+    def fill_closed(self, scores: Floats, fixed: Bools) -> None:
+        """:meth:`fill` for single units, some of which are parts of others.
+
+        First those that come back alone, then those that bring others: a feature its channel, a
+        channel its features without evidence (``fixed``).
+        """
+        nesting = self._nesting
+        came = True
+        while came:
+            came = False
+            # What is read through its parts comes back with one of them.
+            gone = (~self.kept & ~nesting.through).nonzero()[0]
+            brings = nesting.is_part[gone] & ~self.kept[nesting.whole[gone]]
+            for unit in gone[np.lexsort((-scores[gone], brings))].tolist():
+                coming = [] if self.kept[unit] else nesting.coming(self.kept, [unit])
+                for other in coming[:]:
+                    parts = nesting.parts.get(other, np.empty(0, dtype=np.int64))
+                    coming += [p for p in parts[fixed[parts]].tolist() if p not in coming]
+                if coming and self._fits(coming):
+                    for other in coming:
+                        self.costs.restore(other)
+                    self.kept[coming] = came = True
 
     def _fits(self, units: Sequence[int]) -> bool:
         for unit in units:

@@ -66,9 +66,8 @@ def keep_above(
     for unit in np.argsort(scores, kind="stable").tolist():
         if scores[unit] > threshold:
             break
-        if not removable.blocked[unit]:
-            removable.remove(unit)
-            kept[unit] = False
+        if removable.allows(unit):
+            kept[removable.remove(unit)] = False
     probability = {
         site: (s.draws > threshold).double().mean(0)
         for site, s in found.items()

@@ -68,17 +68,23 @@ def keep_widths(table: CostTable, scores: Floats, fixed: Bools, widths: Mapping[
 
     Raises:
         DirpruneError: the site has no evidence to choose by, or layers that own only some of its
-            units (in a residual stream that grows) need more.
+            units (in a residual stream that grows) need more, or the channels that stay have fewer
+            features, or each needs one.
     """
     kept = _keep_best(table, scores, fixed, widths)
     for (name, size), units in zip(table.sites.items(), site_units(table), strict=True):
         wanted, left = widths.get(name, size), int(kept[units].sum())
+        if left < wanted and name in widths:
+            raise DirpruneError(
+                f"widths: {wanted} of {size} units of site {name!r}, but the channels that stay "
+                f"have {left} of them"
+            )
         if left > wanted:
             why = (
                 "there is no evidence to choose them by"
                 if fixed[units].all()
-                else f"at least {left} must stay, since some of its layers own only some of the "
-                "units, and each needs one"
+                else f"at least {left} must stay: one for each layer that owns only some of the "
+                "units, and of features one for each channel that stays"
             )
             raise DirpruneError(f"widths: {wanted} of {size} units of site {name!r}, but {why}")
     return kept
@@ -141,13 +147,16 @@ def _keep_best(table: CostTable, scores: Floats, fixed: Bools, widths: Mapping[s
     """The best units of each site, so many or as few as its layers allow; ties go by index."""
     kept = np.ones(table.num_units, dtype=bool)
     removable = Removable(table, fixed, [1] * len(table.sites))
+    # Channels come before their features, of which they take some with them.
     for (name, size), units in zip(table.sites.items(), site_units(table), strict=True):
-        over = size - widths.get(name, size)
+        over = int(kept[units].sum()) - widths.get(name, size)
         for unit in units[np.argsort(scores[units], kind="stable")].tolist():
-            if over and not removable.blocked[unit]:
-                removable.remove(unit)
-                kept[unit] = False
-                over -= 1
+            if over <= 0 or not removable.allows(unit):
+                continue
+            if table.nesting.is_part[unit] and len(table.nesting.going(kept, unit)) > 1:
+                continue  # its channel, whose number is given, would go with it
+            kept[removable.remove(unit)] = False
+            over -= 1
     return kept
 
 
