@@ -48,7 +48,8 @@ def relative_norms(material: Material, p: int) -> dict[str, Tensor]:
 
     with :math:`P_k` the layers that produce unit k (convolutions, linear layers, embeddings) and
     :math:`W_{lk}` their weights for it, over all of its channels. Biases, batch norms and the
-    layers that read the unit do not count.
+    layers that read the unit do not count. Of a feature of a flattened channel, which no layer
+    produces by itself, it is the norm of the column that reads it.
 
     In a plain network this is the norm itself in other units. Where several layers produce a unit
     (a residual stream, a gate), each has one vote: norms do not compare between layers (a batch
@@ -65,7 +66,7 @@ def relative_norms(material: Material, p: int) -> dict[str, Tensor]:
     layers = torch.zeros_like(total)
     for (name, axis), units in graph.axes.items():
         weight = parameters.get(name)
-        if (name, axis) not in graph.produced or weight is None:
+        if (name, axis) not in graph.shaped or weight is None:
             continue
         rows = weight.detach().cpu().double().movedim(axis, 0).flatten(1).abs().pow(p).sum(1)
         owned = units >= 0

@@ -39,10 +39,13 @@ def fold_gains(task: Task, network: nn.Module) -> Report:
     for product in graph.products:
         _refuse(task, product.units[changed[product.units]], "products of queries with keys")
     layers: dict[str, dict[str, float]] = {}
-    for weight, axis, units in _columns(task):
-        if (weight, axis) in graph.produced:
-            _refuse(task, units[changed[units]], f"{weight}, which produces it too")
-        factors = gains[units[keep[units]]]
+    for (weight, axis), readings in _columns(task).items():
+        stays = keep[graph.axes[weight, axis]]
+        factors = torch.ones(int(stays.sum()), dtype=torch.float64)
+        for units in readings:
+            if (weight, axis) in graph.produced:
+                _refuse(task, units[changed[units]], f"{weight}, which produces it too")
+            factors *= gains[units[stays]]
         parameter = network.get_parameter(weight)
         view = [-1 if d == axis else 1 for d in range(parameter.dim())]
         # In float64: a product that is rounded once.
@@ -55,10 +58,17 @@ def fold_gains(task: Task, network: nn.Module) -> Report:
     return Report(layers)
 
 
-def _columns(task: Task) -> list[tuple[str, int, Tensor]]:
-    """(weight, axis, unit numbers) of all consumers, once each: a layer may be used twice."""
-    found = {(c.weight, c.axis): c.units for c in task.model.graph.consumers}
-    return [(weight, axis, units) for (weight, axis), units in found.items()]
+def _columns(task: Task) -> dict[tuple[str, int], list[Tensor]]:
+    """(weight, axis) of all consumers -> unit numbers, once each: a layer may be used twice.
+
+    They are of two kinds where columns have gains of a channel and of its features.
+    """
+    found: dict[tuple[str, int], list[Tensor]] = {}
+    for c in task.model.graph.consumers:
+        known = found.setdefault((c.weight, c.axis), [])
+        if not any(torch.equal(c.units, units) for units in known):
+            known.append(c.units)
+    return found
 
 
 def _refuse(task: Task, units: Tensor, reader: str) -> None:

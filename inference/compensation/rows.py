@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...model.selected import SelectedLinear
+
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConv = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 Layer = Conv | TransposedConv | nn.Linear
@@ -40,6 +42,8 @@ def input_rows(layer: Layer, x: Tensor, out: Tensor, where: Tensor) -> Tensor:
 
     The features are (input channel, kernel position), row-major.
     """
+    if isinstance(layer, SelectedLinear):
+        x = layer.selected(x)
     if isinstance(layer, nn.Linear):
         return output_rows(layer, x, where)
     spatial = out.dim() - 2

@@ -31,6 +31,7 @@ def living_units(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> Tensor:
     """Units that some layer still produces, under masks of weights (by parameter).
 
     A unit is dead when all that produces it is masked: in a residual stream by all of its layers.
+    A feature of a flattened channel lives as long as its channel.
 
     Returns:
         Booleans over the unit numbers, one more at the end, True, which serves -1 (as
@@ -38,6 +39,7 @@ def living_units(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> Tensor:
     """
     produced = torch.zeros(graph.num_units + 1, dtype=torch.long)
     produced[-1] = 1
+    produced[:-1][torch.from_numpy(graph.nesting.is_part)] = 1
     for name, axis in graph.produced & set(graph.axes):
         units = graph.axes[name, axis]
         if name in masks:
@@ -45,7 +47,7 @@ def living_units(graph: ChannelGraph, masks: Mapping[str, Tensor]) -> Tensor:
         else:
             rows = torch.ones(len(units), dtype=torch.bool)
         produced.index_add_(0, units % len(produced), rows.long())
-    return produced > 0
+    return graph.keep_vector(kept_units(graph, produced > 0))
 
 
 def silencing_masks(

@@ -133,6 +133,11 @@ def structured_probabilistic_pruning(
         DirpruneError: a bad argument.
     """
     check_ratio(ratio)
+    if not model.graph.nesting.is_flat:
+        raise DirpruneError(
+            "SPP takes the same share of every site, and features of a flattened channel go with "
+            "their channel: give a model without flatten='features'"
+        )
     if interval is None:
         gone = to_go(model.graph, ratio)
         interval = usual_interval(gone, epochs * batches_in(loader))

@@ -24,7 +24,8 @@ class WeightNorm:
     The weights that produce a unit are the rows, on the output axis, of every convolution and
     linear layer among the site's producers, over all channels of the unit. Biases, batch norms and
     the layers that read the unit do not count. In a residual stream, where several layers produce a
-    unit, their rows stand in one norm.
+    unit, their rows stand in one norm. Of a feature of a flattened channel, which no layer produces
+    by itself, it is the column that reads it.
 
     A norm below 1 % of the site's mean counts as that, with a warning, since a concentration of 0
     is no prior.
@@ -51,7 +52,7 @@ class WeightNorm:
         squares = torch.zeros(graph.num_units, dtype=torch.float64)
         for (name, axis), units in graph.axes.items():
             weight = parameters.get(name)
-            if (name, axis) not in graph.produced or weight is None:
+            if (name, axis) not in graph.shaped or weight is None:
                 continue
             rows = weight.detach().cpu().double().movedim(axis, 0).flatten(1).square().sum(1)
             owned = units >= 0
