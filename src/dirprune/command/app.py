@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from .compare_options import compare
-from .options import Attention, DataRoot, Download, Exclude, Include, RoundTo, Seed, Size, Widths
+from .options import (
+    Attention,
+    DataRoot,
+    Download,
+    Exclude,
+    Flatten,
+    Include,
+    RoundTo,
+    Seed,
+    Size,
+    Widths,
+)
 from .run_options import run
 from .settings import Settings, parse_aim, parse_numbers
 from .train_options import train
@@ -65,6 +76,7 @@ def info(
     include: Include = None,
     exclude: Exclude = None,
     attention: Attention = "heads",
+    flatten: Flatten = "channels",
     graph: Annotated[
         Path | None,
         typer.Option(help="Draw the channel graph into this file: .png, .svg or .pdf."),
@@ -88,7 +100,8 @@ def info(
         typer.echo(
             describe(
                 network, size=size, channels=channels, classes=classes, include=include or None,
-                exclude=exclude or None, attention=attention, graph=graph, as_json=as_json,
+                exclude=exclude or None, attention=attention, flatten=flatten, graph=graph,
+                as_json=as_json,
             )
         )  # fmt: skip
 

@@ -17,8 +17,9 @@ from filelock import FileLock, Timeout
 from ..analysis.evidence import CRITERIA, parse_criterion
 from ..guides import check_options as check_guide
 from ..inference.compensation import parse_compensation
-from ..model.errors import DirpruneError
+from ..model.errors import DirpruneError, unknown_name
 from ..model.priors import make_prior
+from ..model.switched import FLATTEN
 from ..model.writing import atomic_write
 from .settings import BUDGETS, MAX_DROP, MEASURED, Settings
 
@@ -40,6 +41,8 @@ def check_options(settings: Settings) -> None:
             "concentrations. removal-cost works with any guide"
         )
     make_prior(settings.prior)
+    if settings.flatten not in FLATTEN:
+        raise unknown_name("--flatten", settings.flatten, FLATTEN)
     for name in settings.compensate:
         parse_compensation(name)
     check_numbers(

@@ -35,6 +35,7 @@ def describe(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     attention: str = "heads",
+    flatten: str = "channels",
     graph: Path | None = None,
     as_json: bool = False,
 ) -> str:
@@ -48,6 +49,7 @@ def describe(
         include: names or patterns of the layers to switch.
         exclude: names or patterns of the layers to leave alone.
         attention: its units, "heads" or "head-dims".
+        flatten: those of a flattened map that a linear layer reads, "channels" or "features".
         graph: a file for the picture.
         as_json: JSON instead of the table.
     """
@@ -78,6 +80,7 @@ def describe(
         include=include,
         exclude=exclude,
         attention=attention,
+        flatten=flatten,
     )
     data = _gather(name, model)
     if graph is not None:
@@ -148,11 +151,10 @@ def _smallest(costs: CostTable) -> dict[str, Tensor]:
         starts[site] = start
         start += size
     keep = torch.zeros(start, dtype=torch.bool)
-    for units in costs.needed:
-        keep[units[0]] |= not bool(keep[units].any())
-    for site, size in costs.sites.items():
-        own = keep[starts[site] : starts[site] + size]
-        own[0] |= not bool(own.any())
+    sites = [range(starts[site], starts[site] + size) for site, size in costs.sites.items()]
+    for units in (*costs.needed, *sites):
+        if not bool(keep[list(units)].any()):
+            keep[costs.nesting.coming(keep.numpy(), [units[0]])] = True
     return {s: keep[starts[s] : starts[s] + k].nonzero()[:, 0] for s, k in costs.sites.items()}
 
 

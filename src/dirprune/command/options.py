@@ -38,6 +38,13 @@ Attention = Annotated[
         help="Units of attention: whole heads, or head-dims (features that all heads lose)."
     ),
 ]
+Flatten = Annotated[
+    str,
+    typer.Option(
+        help="Units of a flattened map that a linear layer reads: whole channels, or features "
+        "(single inputs, a site beside that of the channels)."
+    ),
+]
 Widths = Annotated[
     str | None,
     typer.Option(

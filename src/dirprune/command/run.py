@@ -162,7 +162,7 @@ class _Job(Job[Settings]):
         model = SwitchedNetwork(
             network, example, num_data=images, prior=make_prior(s.prior), temperature=temperature,
             scaling=s.scaling, include=s.include, exclude=s.exclude,
-            attention=s.attention,
+            attention=s.attention, flatten=s.flatten,
         ).to(self.device)  # fmt: skip
         # What the guide refuses and an impossible budget are said now, before anything is learned.
         make_guide(s.guide, model, s.guide_options)

@@ -14,6 +14,7 @@ from .options import (
     Device,
     Download,
     Exclude,
+    Flatten,
     Include,
     Particles,
     RoundTo,
@@ -141,6 +142,7 @@ def run(
     include: Include = None,
     exclude: Exclude = None,
     attention: Attention = "heads",
+    flatten: Flatten = "channels",
     compensate: Annotated[
         str,
         typer.Option(
@@ -205,6 +207,7 @@ def run(
         include=include or None,
         exclude=exclude or None,
         attention=attention,
+        flatten=flatten,
         compensate=parse_compensations(compensate),
         finetune_epochs=finetune_epochs,
         distill=distill,

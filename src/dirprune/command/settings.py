@@ -49,6 +49,7 @@ class Settings:
     include: list[str] | None = None
     exclude: list[str] | None = None
     attention: str = "heads"
+    flatten: str = "channels"
     compensate: list[str] = field(default_factory=lambda: ["recalibrate"])
     finetune_epochs: int | None = None
     distill: bool = True
