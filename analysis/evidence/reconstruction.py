@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import ExitStack
 from math import inf, nextafter
 from typing import Any
@@ -76,7 +77,7 @@ def reconstruction(
     found = {}
     for site, start in model.graph.offsets.items():
         size, readers = model.sites[site].size, []
-        for name, units in layers.items():
+        for name, units in ((name, units) for name, kinds in layers.items() for units in kinds):
             own = torch.where((units >= start) & (units < start + size), units - start, -1)
             if bool((own >= 0).any()):
                 readers.append(moments.regression(name, own, ridge))
@@ -89,9 +90,13 @@ def reconstruction(
     return Evidence(found, Passes(len(targets), len(targets)))
 
 
-def _layers(model: SwitchedNetwork, criterion: str) -> dict[str, Tensor]:
-    """Module that reads units -> the unit number of each of its input features, -1 for none."""
-    layers: dict[str, Tensor] = {}
+def _layers(model: SwitchedNetwork, criterion: str) -> dict[str, list[Tensor]]:
+    """Module that reads units -> the unit number of each of its input features, -1 for none.
+
+    Twice where they are of two kinds, the channels of a flattened map and their features.
+    """
+    layers: dict[str, list[Tensor]] = {}
+    flattened = {flat.weight for flat in model.graph.flattened}
     refused = {layer_of(p.node.name): "it is a product" for p in model.graph.products}
     for consumer in model.graph.consumers:
         name = holder(model.network, consumer.weight)
@@ -100,8 +105,12 @@ def _layers(model: SwitchedNetwork, criterion: str) -> dict[str, Tensor]:
             continue
         layer: Any = model.network.get_submodule(name)
         units = consumer.units.repeat_interleave(features_of(layer) // len(consumer.units))
-        if not torch.equal(layers.setdefault(name, units), units):
+        kinds = layers.setdefault(name, [])
+        if any(torch.equal(known, units) for known in kinds):
+            continue
+        if kinds and consumer.weight not in flattened:
             refused[name] = "it reads different units in different calls"
+        kinds.append(units)
     if refused:
         reasons = "; ".join(f"{layer}: {why}" for layer, why in refused.items())
         raise DirpruneError(
@@ -116,7 +125,7 @@ class _Moments:
     """What each layer reads, its second moments, and the curvature of the loss in its outputs."""
 
     def __init__(
-        self, model: SwitchedNetwork, layers: dict[str, Tensor], positions: int, seed: int
+        self, model: SwitchedNetwork, layers: Collection[str], positions: int, seed: int
     ) -> None:
         self._model, self._positions = model, positions
         self._modules: dict[str, Layer] = {

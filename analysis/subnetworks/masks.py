@@ -20,8 +20,14 @@ def masks_of(model: SwitchedNetwork, decision: Decision) -> Masks:
     """Site -> [K] booleans: which units a decision keeps.
 
     Raises:
-        DirpruneError: the decision is of another network, or removes nothing.
+        DirpruneError: the decision is of another network, or removes nothing; the model has units
+            that are parts of others, which single swaps would tear apart.
     """
+    if not model.costs.nesting.is_flat:
+        raise DirpruneError(
+            "sub-networks are searched by swaps of single units, and features of a flattened "
+            "channel come and go with their channel: give a model without flatten='features'"
+        )
     decision.check(model.sites)
     masks = {}
     for name, site in model.sites.items():

@@ -18,6 +18,7 @@ from dirprune.analysis.evidence import CRITERIA, Scores, evidence
 from dirprune.analysis.feature_maps import feature_maps
 from dirprune.analysis.masked import masked_gains
 from dirprune.analysis.posterior import posterior
+from dirprune.analysis.subnetworks.search import refine
 from dirprune.analysis.tree import load_tree, save_tree
 from dirprune.inference.compensation import compensate
 from dirprune.inference.fit import Fit, fit
@@ -175,12 +176,14 @@ def test_maps_of_the_channels_are_shown_and_features_have_none(case: Case) -> No
         feature_maps(case.model, "4.inputs", case.inputs[:3])
 
 
-def test_methods_that_prune_while_they_train(case: Case) -> None:
+def test_what_else_knows_parts_or_says_that_it_does_not(case: Case) -> None:
     graph = case.model.graph
     mask = torch.ones_like(case.network[0].weight)
     mask[2] = 0
     kept = kept_units(graph, living_units(graph, {"0.weight": mask}))
     assert kept["0"].tolist() == [0, 1, 3]
     assert kept["4.inputs"].tolist() == [*range(8), *range(12, 16)]
+    with pytest.raises(DirpruneError, match="without flatten='features'"):
+        refine(case.model, DECISION, case.loader)
     with pytest.raises(DirpruneError, match="without flatten='features'"):
         structured_probabilistic_pruning(case.model, case.loader, epochs=1)
