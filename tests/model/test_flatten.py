@@ -108,7 +108,7 @@ def test_pruned_masked_and_gains_of_zero_are_one_function(name: str) -> None:
     build, sites = NETWORKS[name]
     model = features(build())
     assert {name: site.size for name, site in model.sites.items()} == sites
-    check_exact(model, decisions=4)
+    check_exact(model)
 
 
 def test_lenet_is_exact() -> None:
@@ -206,7 +206,7 @@ def test_what_was_pruned_can_be_pruned_again(flatten: str) -> None:
     again = SwitchedNetwork(pruned, IMAGES, num_data=10, flatten=flatten)
     expected = {"a": 5, "b.inputs": 11, "b": 5} if flatten == "features" else {"a": 5, "b": 5}
     assert {name: site.size for name, site in again.sites.items()} == expected
-    check_exact(again, decisions=5)
+    check_exact(again)
     smaller = prune(again, Decision({"a": torch.tensor([0, 3])}))
     assert smaller.b.index.tolist() == [0, 3, 5, 8, 9 + 4, 9 + 5, 9 + 6]  # 40, 41, 42 of channel 4
     check_exact(SwitchedNetwork(smaller, IMAGES, num_data=10, flatten=flatten))
@@ -391,7 +391,12 @@ def test_forged_files_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("format", "name"), [("state-dict", "n"), ("torch-export", "n.pt2"), ("onnx", "n.onnx")]
+    ("format", "name"),
+    [
+        ("state-dict", "n"),
+        ("torch-export", "n.pt2"),
+        pytest.param("onnx", "n.onnx", marks=pytest.mark.slow),
+    ],
 )
 def test_it_runs_elsewhere(tmp_path: Path, format: str, name: str) -> None:
     """Exporting compares what the file computes with the network."""

@@ -118,7 +118,7 @@ def naive_within(
 SHARES = st.integers(1, 100).map(lambda n: n / 100)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.data(), tables(), SHARES, st.sampled_from(["macs", "params"]), st.booleans())
 def test_the_rule_is_the_one_in_its_docstring(
     data: st.DataObject, table: CostTable, share: float, what: str, per_cost: bool
@@ -130,7 +130,7 @@ def test_the_rule_is_the_one_in_its_docstring(
         assert kept.tolist() == expected.tolist()
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.data(), tables(), SHARES, st.sampled_from(["macs", "params", "keep"]), st.booleans())
 def test_within_the_budget_and_valid(
     data: st.DataObject, table: CostTable, share: float, what: str, per_cost: bool
