@@ -20,21 +20,12 @@ def masks_of(model: SwitchedNetwork, decision: Decision) -> Masks:
     """Site -> [K] booleans: which units a decision keeps.
 
     Raises:
-        DirpruneError: the decision is of another network, or removes nothing; the model has units
-            that are parts of others, which single swaps would tear apart.
+        DirpruneError: the decision is of another network, or removes nothing.
     """
-    if not model.costs.nesting.is_flat:
-        raise DirpruneError(
-            "sub-networks are searched by swaps of single units, and features of a flattened "
-            "channel come and go with their channel: give a model without flatten='features'"
-        )
     decision.check(model.sites)
-    masks = {}
-    for name, site in model.sites.items():
-        masks[name] = torch.ones(site.size, dtype=torch.bool)
-        if name in decision.kept:
-            masks[name] = torch.zeros(site.size, dtype=torch.bool)
-            masks[name][decision.kept[name]] = True
+    keep = model.graph.keep_vector(decision.kept)[:-1]
+    sizes = [site.size for site in model.sites.values()]
+    masks = dict(zip(model.sites, keep.split(sizes), strict=True))
     if all(bool(mask.all()) for mask in masks.values()):
         raise DirpruneError(
             "the decision keeps every unit: there is no other sub-network of its widths"
@@ -45,6 +36,24 @@ def masks_of(model: SwitchedNetwork, decision: Decision) -> Masks:
 def kept_of(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Site -> the units that stay, as a :class:`Decision` has them."""
     return {name: mask.nonzero()[:, 0] for name, mask in masks.items()}
+
+
+def within_channels(
+    table: CostTable, masks: Mapping[str, Tensor], change: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Estimated gains of flips, minus infinity where a swap of single units would not be closed.
+
+    Features of a flattened channel come and go with it: the channels stay as they are, and of
+    features those of channels that stay can be swapped.
+    """
+    nesting = table.nesting
+    if nesting.is_flat:
+        return dict(change)
+    flat = torch.cat([change[name] for name in table.sites])
+    kept = torch.cat([masks[name] for name in table.sites]).numpy()
+    flat[list(nesting.parts)] = -torch.inf
+    flat[torch.from_numpy(nesting.is_part & ~kept[nesting.whole])] = -torch.inf
+    return dict(zip(table.sites, flat.split(list(table.sites.values())), strict=True))
 
 
 class Allowed:
@@ -67,6 +76,8 @@ class Allowed:
     def __call__(self, masks: Mapping[str, Tensor]) -> bool:
         flat = torch.cat([masks[name] for name in self._table.sites])
         if not all(bool(flat[units].any()) for units in self._table.needed):
+            return False
+        if not bool((self._table.nesting.close(flat.numpy()) == flat.numpy()).all()):
             return False
         return all(self._cost(what, masks) <= most for what, most in self._most.items())
 

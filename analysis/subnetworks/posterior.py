@@ -76,6 +76,11 @@ def subnetwork_posterior(
     }.items():  # fmt: skip
         if type(number) is not int or number < least:
             raise DirpruneError(f"{what}={number!r}: expected a whole number of at least {least}")
+    if not model.costs.nesting.is_flat:
+        raise DirpruneError(
+            "a posterior over sub-networks is sampled by swaps of single units, and features of a "
+            "flattened channel come and go with it: give a model without flatten='features'"
+        )
     start = masks_of(model, decision)
     allowed = Allowed(model.costs, start, {})
     inputs, targets = fixed_images(model, loader, images)

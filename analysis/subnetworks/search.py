@@ -17,7 +17,7 @@ from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
 from ..evidence.scores import Passes
 from ..evidence.switches import take
-from .masks import Allowed, kept_of, masks_of
+from .masks import Allowed, kept_of, masks_of, within_channels
 from .slopes import mean_log_prob, slopes
 from .transfer import Transfers, free_budgets
 
@@ -46,7 +46,8 @@ def refine(
     the kept units to one. Where the decision chose its widths itself, under budgets of ``macs``,
     ``params`` or ``keep``, they move as well: units come back in one site and go in another
     (:class:`~.transfer.Transfers`), within these budgets. Uniform and given widths stay, at no more
-    multiply-adds and parameters than the decision's.
+    multiply-adds and parameters than the decision's. Where features of flattened channels are
+    units, these channels stay, and so do all widths: features are swapped within them.
 
     It is a stochastic local search: what it finds depends on the seed, hardly on where it starts.
     :func:`~.posterior.subnetwork_posterior` says how sure the choice is.
@@ -72,7 +73,8 @@ def refine(
         if type(number) is not int or number < 1:
             raise DirpruneError(f"{what}={number!r}: expected a whole number of at least 1")
     masks = masks_of(model, decision)
-    budgets = free_budgets(decision)
+    nested = not model.costs.nesting.is_flat
+    budgets = {} if nested else free_budgets(decision)
     allowed = Allowed(model.costs, masks, budgets)
     sites = [name for name, mask in masks.items() if not bool(mask.all())]
     generator = torch.Generator().manual_seed(seed_of([seed]))
@@ -85,7 +87,8 @@ def refine(
             found = slopes(model, masks, inputs, targets)
             passes += Passes(len(targets), len(targets))
             best = found.log_prob
-            share, change = SHARE * (1 - step / steps), found.change
+            share = SHARE * (1 - step / steps)
+            change = within_channels(model.costs, masks, found.change)
             chosen = torch.randperm(len(sites), generator=generator)[:SITES].tolist()
             for site in [*([None] if budgets else []), *(sites[i] for i in chosen)]:
                 if site is None:

@@ -18,6 +18,7 @@ from dirprune.analysis.evidence import CRITERIA, Scores, evidence
 from dirprune.analysis.feature_maps import feature_maps
 from dirprune.analysis.masked import masked_gains
 from dirprune.analysis.posterior import posterior
+from dirprune.analysis.subnetworks.posterior import subnetwork_posterior
 from dirprune.analysis.subnetworks.search import refine
 from dirprune.analysis.tree import load_tree, save_tree
 from dirprune.inference.compensation import compensate
@@ -176,6 +177,18 @@ def test_maps_of_the_channels_are_shown_and_features_have_none(case: Case) -> No
         feature_maps(case.model, "4.inputs", case.inputs[:3])
 
 
+def test_a_search_swaps_features_within_the_channels_that_stay(case: Case) -> None:
+    found = refine(case.model, DECISION, case.loader, steps=20, images=60)
+    assert found.settings["refined"]["flips"] > 0
+    log_prob = found.settings["refined"]["log_prob"]
+    assert log_prob["after"] > log_prob["before"]
+    assert found.kept["0"].tolist() == DECISION.kept["0"].tolist()
+    assert {n: len(k) for n, k in found.kept.items()} == {"0": 3, "4.inputs": 7, "4": 4}
+    channels = found.kept["4.inputs"] // 4
+    assert channels.unique().tolist() == [0, 1, 3]  # each has a feature, and no other
+    assert found.kept["4.inputs"].tolist() != DECISION.kept["4.inputs"].tolist()
+
+
 def test_what_else_knows_parts_or_says_that_it_does_not(case: Case) -> None:
     graph = case.model.graph
     mask = torch.ones_like(case.network[0].weight)
@@ -184,6 +197,6 @@ def test_what_else_knows_parts_or_says_that_it_does_not(case: Case) -> None:
     assert kept["0"].tolist() == [0, 1, 3]
     assert kept["4.inputs"].tolist() == [*range(8), *range(12, 16)]
     with pytest.raises(DirpruneError, match="without flatten='features'"):
-        refine(case.model, DECISION, case.loader)
+        subnetwork_posterior(case.model, DECISION, case.loader)
     with pytest.raises(DirpruneError, match="without flatten='features'"):
         structured_probabilistic_pruning(case.model, case.loader, epochs=1)
