@@ -10,10 +10,10 @@ from torch import Tensor, fx
 
 from ..model.body import Gain
 from ..model.errors import DirpruneError
-from ..model.graph.channels import Reading
 from ..model.graph.examples import RESHAPES
 from ..model.graph.propagation import op_name
 from ..model.graph.trace import shape_of
+from ..model.graph.units import Reading
 from ..model.switched import SwitchedNetwork
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .graph.channels import ChannelGraph, Reading
+from .graph.channels import ChannelGraph
 from .graph.labels import FIXED
 from .graph.propagation import op_name
+from .graph.units import Reading
 
 
 class _Gains:

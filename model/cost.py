@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import DirpruneError
-from .graph.channels import ChannelGraph, CostTerm
+from .graph.channels import ChannelGraph
+from .graph.units import CostTerm
 from .nesting import Nesting
 
 Counts = NDArray[np.int64]

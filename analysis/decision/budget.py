@@ -18,10 +18,10 @@ from .removal import (
     Costs,
     Removable,
     Removal,
-    SavingWithParts,
     block_sizes,
     site_units,
 )
+from .saving import SavingWithParts
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

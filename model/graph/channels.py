@@ -20,7 +20,6 @@ from torch import Tensor, fx, nn
 
 from ..nesting import WHOLE, Nesting
 from ..sites import Site, site_name
-from .examples import Examples
 from .flattened import inputs_of, single_features
 from .labels import FIXED, UnionFind
 from .leftover import tell_leftovers
@@ -29,76 +28,15 @@ from .propagation import Propagation, layer_of, maker
 from .records import Product, Reader
 from .rules import RULES
 from .trace import trace
-
-
-@dataclass(frozen=True)
-class Reading:
-    """An operation that reads units: the gain multiplies ``source`` along ``dim``.
-
-    ``units`` holds the unit number of every input feature. ``examples`` says where those of a batch
-    lie in ``source``.
-    """
-
-    node: fx.Node
-    source: fx.Node
-    dim: int
-    units: Tensor
-    examples: Examples
-
-
-@dataclass(frozen=True)
-class Consumer(Reading):
-    """One that reads them through a weight: each input feature has a slice of it along ``axis``."""
-
-    weight: str
-    axis: int
-
-
-@dataclass(frozen=True)
-class PaddedShortcut:
-    """A module that pads the channels with zeros; ``units`` numbers its output channels."""
-
-    module: str
-    before: int
-    after: int
-    units: Tensor
-
-
-@dataclass(frozen=True)
-class Count:
-    """A module's attribute that holds the number of these units, which no parameter shows."""
-
-    module: str
-    attribute: str
-    units: Tensor
-
-
-@dataclass(frozen=True)
-class UnitLookup:
-    """A buffer that holds places along features; ``units`` numbers these features."""
-
-    buffer: str
-    units: Tensor
-
-
-@dataclass(frozen=True)
-class FlatReading:
-    """A linear layer whose input features are units: their numbers, and those of their channels."""
-
-    layer: str
-    weight: str
-    features: Tensor
-    channels: Tensor
-
-
-@dataclass(frozen=True)
-class CostTerm:
-    """coefficient x (kept rows) x (kept columns, or 1); see :mod:`dirprune.model.cost`."""
-
-    layer: str
-    coefficient: int
-    rows: Tensor
-    columns: Tensor | None
+from .units import (
+    Consumer,
+    CostTerm,
+    Count,
+    FlatReading,
+    PaddedShortcut,
+    Reading,
+    UnitLookup,
+)
 
 
 @dataclass(frozen=True)
