@@ -144,7 +144,8 @@ class SwitchedNetwork(nn.Module):
         self.unprunable: Mapping[str, str] = dict(graph.unprunable)
         self.num_data, self.temperature, self.scaling = num_data, float(temperature), scaling
         found = make_prior(prior)
-        self._given: dict[str, Any] = {"prior": found, "attention": attention}  # for :meth:`over`
+        # For :meth:`over`.
+        self._given: dict[str, Any] = {"prior": found, "attention": attention, "flatten": flatten}
         self.prior: Prior = found.bind(network, graph) if isinstance(found, NetworkPrior) else found
         self.likelihood = make_likelihood(likelihood)
         self.body = SwitchedBody(graph)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dirprune.analysis.decision.decide import decide
 from dirprune.analysis.decision.predicted_accuracy import predict_accuracy
+from dirprune.analysis.decision.rounds import prune_in_rounds
 from dirprune.analysis.evidence import CRITERIA, Scores, evidence
 from dirprune.analysis.feature_maps import feature_maps
 from dirprune.analysis.masked import masked_gains
@@ -187,6 +188,18 @@ def test_a_search_swaps_features_within_the_channels_that_stay(case: Case) -> No
     channels = found.kept["4.inputs"] // 4
     assert channels.unique().tolist() == [0, 1, 3]  # each has a feature, and no other
     assert found.kept["4.inputs"].tolist() != DECISION.kept["4.inputs"].tolist()
+
+
+def test_rounds_remove_features_and_channels(case: Case) -> None:
+    found = prune_in_rounds(case.model, case.loader, rounds=3, params=0.4, steps=4)
+    left: Any = found.network
+    kept = found.decision.kept
+    assert [r.units["4.inputs"] for r in found.rounds][-1] == len(kept["4.inputs"]) < 16
+    assert left[4].in_features == len(kept["4.inputs"])
+    assert left[0].out_channels == len(kept["0"])
+    with torch.no_grad():
+        once = prune(case.model, found.decision)(case.inputs)
+        torch.testing.assert_close(left(case.inputs), once, rtol=0, atol=0)
 
 
 def test_what_else_knows_parts_or_says_that_it_does_not(case: Case) -> None:
