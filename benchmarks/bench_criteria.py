@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import write_result
+from common import digits, write_result
 
 from dirprune.command import main
 
@@ -52,15 +52,6 @@ OPTIONS = (  # of the command, passed on
 )  # fmt: skip
 HIDDEN = ("data", "data_root", "weights")  # paths of this machine
 NORMS = "bn-scale"  # a criterion of networks with batch norms
-
-
-def digits(value: Any) -> Any:
-    """The same with five significant digits: the file is for reading."""
-    if isinstance(value, dict):
-        return {key: digits(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [digits(part) for part in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def given(options: argparse.Namespace, name: str) -> str | None:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import write_result
+from common import digits, write_result
 
 from dirprune.command import main
 
@@ -29,15 +29,6 @@ JOBS: dict[str, dict[str, str]] = {
         "budgets": "macs=0.5,macs=0.25,macs=0.1",
     },
 }  # fmt: skip
-
-
-def digits(value: Any) -> Any:
-    """The same with five significant digits: the file is for reading."""
-    if isinstance(value, dict):
-        return {key: digits(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [digits(part) for part in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def run(job: dict[str, str], folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -39,3 +39,12 @@ def write_result(
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     if show:
         print(json.dumps(content, indent=1))
+
+
+def digits(value: Any) -> Any:
+    """The same with five significant digits: the file is for reading."""
+    if isinstance(value, dict):
+        return {key: digits(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [digits(part) for part in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
