@@ -24,7 +24,8 @@ class Decision:
         kept: site name -> sorted LongTensor of the units that stay; a site that is not named keeps
             all its units.
         probability: site name -> [K], each unit's inclusion probability: the share of posterior
-            draws under which the same rule would keep it (empty where the evidence has no draws).
+            draws under which the same rule would keep it, or that hold it where the draws are of
+            sub-networks (empty where the evidence has no draws).
         settings: how it came about: evidence, budget, and the like.
 
     >>> Decision({"conv1": torch.tensor([3, 0])}).kept["conv1"].tolist()

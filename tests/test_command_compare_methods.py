@@ -15,6 +15,7 @@ from dirprune.analysis.compare.outcome import TrialRecord
 from dirprune.command import compare_methods as command
 from dirprune.command import main, trial_parts
 from dirprune.inference.fit import fit
+from dirprune.model.errors import DirpruneError
 
 QUICK = ["--train-epochs", "2", "--svi-epochs", "1", "--processes", "1", "--widths", "uniform"]
 METHODS = "removal-cost:draws=2:images=32,mean,l1-norm"
@@ -275,6 +276,26 @@ def test_a_method_that_fails_costs_no_other(
     assert not list(tmp_path.glob("trials/*/error.json"))
 
 
+def test_a_budget_that_fails_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choose = command.Chooser.choose
+
+    def fails(self: Any, budget: Any) -> Any:
+        if budget == {"keep": 0.5}:
+            raise DirpruneError("not this one")
+        return choose(self, budget)
+
+    monkeypatch.setattr(command.Chooser, "choose", fails)
+    words = [*WORDS, "--evidence", "l1-norm,random", "--seeds", "0", "--out", str(tmp_path)]
+    assert main(words) == 1
+    assert "keep=0.5: not this one" in capsys.readouterr().err
+    assert {arm["budget"] for arm in arms(tmp_path)} == {"keep=0.25"}
+    monkeypatch.setattr(command.Chooser, "choose", choose)
+    assert main([*words, "--resume"]) == 0
+    assert {arm["budget"] for arm in arms(tmp_path)} == {"keep=0.25", "keep=0.5"}
+
+
 def test_posteriors_and_methods_do_not_share_a_folder(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -316,6 +337,13 @@ BAD = {
     ),
     "epochs": (["--finetune-epochs=-1"], "at least 0"),
     "processes": (["--processes", "0"], "at least 1"),
+    "gains": (
+        ["--evidence", "l1-norm,l2-norm", "--compensate", "none,fold-gains"],
+        "folds the gains of a posterior, and --evidence l1-norm learns none",
+    ),
+    "options of a stage": (
+        ["--evidence", "l1-norm+refine,l1-norm+refine:steps=80"], "twice, as",
+    ),
     "compensate alone": (
         ["--evidence", "l1-norm", "--compensate", "none"], "--compensate is for methods",
     ),

@@ -41,6 +41,10 @@ def test_a_run_refines_its_decision(
     assert {n: len(u) for n, u in decision.kept.items()} == {
         n: len(u) for n, u in plain.kept.items()
     }
+    assert refined["chains"]["rhat"] > 0.9  # of chains that began at two searches
+    page = (out / "report.html").read_text()
+    assert "What the search changed" in page
+    assert "share of draws of sub-networks that hold the unit" in page
     found = inclusion(load_tree(out / "subnetworks.nc"))
     for name, probability in decision.probability.items():
         assert probability.tolist() == found[name].tolist()

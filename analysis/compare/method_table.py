@@ -18,11 +18,12 @@ Row = dict[str, Any]
 Block = tuple[str, str]
 NOTES = (
     "Accuracy in % of the test images, mean ± sd over seeds; nothing was chosen by them. In bold "
-    "the best at a budget; ~: not told from it (the 95 % interval of Student's t for the paired "
-    "difference over seeds holds zero).",
+    "the best at a budget, which these figures themselves pick out; ~: not told from it (the 95 % "
+    "interval of Student's t for the paired difference over seeds holds zero).",
     "Loss removed: 1 - own loss of accuracy / that of the best rival at each budget, summed over "
     "budgets; rivals read no posterior. Passes: of single examples, a backward one counted as two, "
-    "of scoring + of learning the posterior, in the mean over budgets and seeds.",
+    "of scoring + of learning the posterior, in the mean over budgets and seeds; those of "
+    "compensation, inside rounds too, are not counted.",
 )
 
 

@@ -102,6 +102,9 @@ def changing(change: Callable[..., Decision], told: str) -> dict[str, Any]:
 
     def apply(bench: Bench, aim: Aim, before: Callable[[], Choice], **options: Any) -> Choice:
         choice = before()
+        kept, sites = choice.decision.kept, bench.model.sites
+        if all(len(kept.get(name, range(s.size))) == s.size for name, s in sites.items()):
+            return choice  # there is nothing that could change places
         started = time.perf_counter()
         found = change(
             bench.model, choice.decision, bench.loader, **{"seed": bench.seed, **options}
@@ -146,11 +149,11 @@ STAGES: dict[str, Stage] = {
         _rounds(), "removal in rounds, each scored anew", ROUND_OPTIONS, "rounds", scores=True
     ),
     "rounds-recalibrate": Stage(
-        _rounds(("recalibrate",)), "the same, batch norms recalibrated after each",
+        _rounds(("recalibrate",)), "the same, each scored on recalibrated batch norms",
         ROUND_OPTIONS, "rounds", scores=True,
     ),
     "rounds-least-squares": Stage(
-        _rounds(("least-squares",)), "the same, outputs reconstructed after each",
+        _rounds(("least-squares",)), "the same, each scored on reconstructed outputs",
         ROUND_OPTIONS, "rounds", scores=True,
     ),
     "refine": Stage(

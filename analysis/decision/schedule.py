@@ -71,7 +71,9 @@ class Schedule:
         Raises:
             DirpruneError: a site that cannot be pruned any more is wider than it is to be.
         """
-        widths = self._widths(number, judged)
+        # Sites of one unit are none of the smaller network, and have no evidence; of the original's
+        # costs they have their share all the same.
+        widths = self._widths(number, judged | {name for name in units if name not in left.sites})
         if widths is not None:
             for name, units_left in units.items():
                 if name not in left.sites and len(units_left) > widths.get(name, len(units_left)):

@@ -86,8 +86,8 @@ def swap_calibration(
     and the data say whether the held-out loss of the decision's sub-network rises when j takes i's
     place. Calibrated draws are right about a share p of the pairs of probability p. The loss is
     that of finitely many images, so that pairs which hardly differ come out by chance: even exact
-    draws look over-confident about these. Pairs share the rest of the network and the images, which
-    the p-value takes no account of.
+    draws look over-confident about these; pairs that do not differ at all are split at random.
+    Pairs share the rest of the network and the images, which the p-value takes no account of.
 
     Args:
         model: the switched network.
@@ -119,8 +119,15 @@ def swap_calibration(
     swaps = tuple(Swap(*pair, rise) for pair, rise in zip(pairs, rises, strict=True))
     p = np.array([swap.probability for swap in swaps])
     # Two classes: the kept unit is the one to keep, or the other is.
-    right = np.array([int(swap.rise <= 0) for swap in swaps])
-    return SwapCalibration(swaps, calibration(np.stack([p, 1 - p], 1), right, seed=seed))
+    # A swap that changes nothing at all (two dead units) says nothing, and is split at random.
+    coin = np.random.default_rng(seed).integers(2, size=len(swaps))
+    other = np.array(
+        [
+            int(c) if swap.rise == 0 else int(swap.rise < 0)
+            for swap, c in zip(swaps, coin, strict=True)
+        ]
+    )
+    return SwapCalibration(swaps, calibration(np.stack([p, 1 - p], 1), other, seed=seed))
 
 
 def _plain(draws: Mapping[str, Tensor] | Mapping[str, Scores]) -> dict[str, Tensor]:

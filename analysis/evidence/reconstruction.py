@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...inference.compensation.least_squares import LARGEST
 from ...inference.compensation.rows import (
     Layer,
     as_rows,
@@ -44,18 +45,18 @@ def reconstruction(
 
     Units of a site go one after the other, each time the one whose removal costs least after the
     layers that read the site got the weights that make up for it best
-    (:class:`~.elimination.Elimination`); the score is what that cost, in nats,
+    (:class:`~.elimination.Elimination`); the score is the rise, in nats, at its turn of
 
-    .. math:: n_k = \tfrac12 \sum_o f_o\, E\left[(y_o - \hat y_o^{(-k)})^2\right], \quad
+    .. math:: \tfrac12 \sum_o f_o\, E\left[(y_o - \hat y_o)^2\right], \quad
         f_o = E_i \Big[\sum_p (\partial \ell_i / \partial y_{iop})^2\Big]
 
-    with y the outputs o at positions p of these layers, :math:`\hat y^{(-k)}` their best
+    with y the outputs o at positions p of these layers, :math:`\hat y` their best
     reconstruction from what is left, and the empirical Fisher information for the curvature of the
     loss. (With a Kronecker-factored Laplace approximation of the posterior of a layer's weights, it
-    is what the log density falls to where the unit's weights are zero, for each example.) It is the
-    criterion that goes with the compensation "least-squares", of which it
-    foresees the result in each layer; without one it says little. Each site is taken alone, the
-    others whole; scores never fall along the order of removal. One forward and backward pass of
+    is what the log density falls by where the unit's weights are zero, for each example.) It is the
+    criterion that goes with the compensation "least-squares", whose result in each layer it
+    foresees. Each site is taken alone, the others whole; a rise below that of the unit before is
+    raised to it, so that the scores keep the order of removal. One forward and backward pass of
     every image, and the inverse of a matrix of each layer's inputs.
 
     Args:
@@ -67,7 +68,7 @@ def reconstruction(
 
     Raises:
         DirpruneError: a site that is read by anything but modules of one convolution or linear
-            layer.
+            layer, of at most 8,192 inputs.
     """
     model = material.model
     layers = _layers(model, material.criterion)
@@ -104,6 +105,9 @@ def _layers(model: SwitchedNetwork, criterion: str) -> dict[str, list[Tensor]]:
             refused[layer_of(consumer.weight)] = "it is not one convolution or linear module"
             continue
         layer: Any = model.network.get_submodule(name)
+        if features_of(layer) > LARGEST:
+            refused[name] = f"it has {features_of(layer):,} inputs, more than {LARGEST:,}"
+            continue
         units = consumer.units.repeat_interleave(features_of(layer) // len(consumer.units))
         kinds = layers.setdefault(name, [])
         if any(torch.equal(known, units) for known in kinds):
@@ -196,7 +200,8 @@ class _Moments:
         if layer.bias is not None:
             mean = self._x[name] / rows
             second = second - mean[:, None] * mean
-        penalty = ridge * float(second.diagonal().mean()) or 1.0
+        # A layer that reads zeros alone has no scale; any number will do.
+        penalty = ridge * (float(second.diagonal().mean()) or 1.0)
         second = second + penalty * torch.eye(len(second), device=second.device)
         return Regression(
             units, second.cpu(), as_rows(layer).double().cpu(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -61,17 +61,21 @@ class Allowed:
 
     Where layers of a residual stream own only some of a site's units, each needs one. Units may
     cost different amounts: a mask may not cost more than the budgets allow, or, where the decision
-    has none that are counted, than the decision in multiply-adds and parameters.
+    has none that are counted, than the decision (the dearest of several) in multiply-adds and
+    parameters.
     """
 
     def __init__(
-        self, table: CostTable, masks: Mapping[str, Tensor], budgets: Mapping[str, float]
+        self, table: CostTable, starts: Sequence[Masks], budgets: Mapping[str, float]
     ) -> None:
         self._table = table
         if budgets:
             self._most = {b: target(b, share, full_cost(table, b)) for b, share in budgets.items()}
         else:
-            self._most = {what: self._cost(what, masks) for what in ("macs", "params")}
+            self._most = {
+                what: max(self._cost(what, masks) for masks in starts)
+                for what in ("macs", "params")
+            }
 
     def __call__(self, masks: Mapping[str, Tensor]) -> bool:
         flat = torch.cat([masks[name] for name in self._table.sites])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,13 +24,13 @@ from .masks import Allowed, Masks, masks_of
 from .metropolis import State, step
 from .slopes import slopes
 
-DRAWS, WARMUP, IMAGES = 100, 50, 256
+DRAWS, WARMUP, IMAGES = 100, 50, 512
 ACCEPTANCE = 0.4  # that the largest number of swaps at once is tuned to during the warm-up
 
 
 def subnetwork_posterior(
     model: SwitchedNetwork,
-    decision: Decision,
+    decision: Decision | Sequence[Decision],
     loader: Loader,
     *,
     draws: int = DRAWS,
@@ -41,24 +41,29 @@ def subnetwork_posterior(
 ) -> xr.DataTree:
     r"""Draws from the posterior over masks that keep as many units of each site as a decision.
 
-    .. math:: p(m \mid D) \propto \exp\left(\frac{\tau N}{n} \sum_{i=1}^n
+    .. math:: p(m \mid D) \propto \exp\left(\frac{\min(\tau N, n)}{n} \sum_{i=1}^n
         \log p(y_i \mid x_i, g = m)\right), \quad |m_l| = k_l
 
-    with a uniform prior: every sub-network of these widths, at no more than the decision's
-    multiply-adds and parameters. The weights are given, as everywhere here, and learned from the
-    same images; tau and N are the model's. Chains start at the decision (so begin with a good one,
-    of :func:`~.search.refine`) and move by :func:`~.metropolis.step`. Whether they have forgotten
-    where they began is for ``az.rhat`` and ``az.ess`` of ``lp`` to say, and for the draws alone
-    they hardly do at low temperatures of a large network: their spread is then that around the
-    mode that the search found.
+    with a uniform prior: every sub-network of these widths, at no more multiply-adds and parameters
+    than the start has. The weights are given, as everywhere here, and learned from the
+    same images; tau and N are the model's. Of more than n images' worth, n is what is seen, and
+    each counts once.
+
+    Chains start where they are told to (so begin with a good decision, of :func:`~.search.refine`)
+    and move by :func:`~.metropolis.step`. On a large network a few hundred steps explore the
+    surroundings of a start, and no more. Chains that start together cannot show what they have not
+    found; give one decision for each chain, from independent searches, and ``az.rhat`` of ``lp``
+    and of the units says whether they have come to agree. Where they have not, inclusion
+    probabilities mix the places that the searches ended in, with equal weights.
 
     Args:
         model: the switched network.
-        decision: gives the widths and the start.
+        decision: gives the widths and the start; of several, of the same widths, chain c starts at
+            number c, in turns.
         loader: training images, of which ``images`` fixed ones are the data.
         draws: of each chain, one a step.
         warmup: steps before, which tune how many units are swapped at once.
-        chains: of different seeds.
+        chains: of different seeds; at least as many as there are decisions.
         images: n, a forward and backward pass each at every step.
         seed: of the chains; the images do not depend on it.
 
@@ -69,7 +74,7 @@ def subnetwork_posterior(
 
     Raises:
         DirpruneError: a number out of range, an empty loader, a decision that is of another network
-            or removes nothing, or outputs that are not finite.
+            or removes nothing, decisions of different widths, or outputs that are not finite.
     """
     for what, (number, least) in {
         "draws": (draws, 2), "warmup": (warmup, 0), "chains": (chains, 1), "images": (images, 1),
@@ -81,10 +86,12 @@ def subnetwork_posterior(
             "a posterior over sub-networks is sampled by swaps of single units, and features of a "
             "flattened channel come and go with it: give a model without flatten='features'"
         )
-    start = masks_of(model, decision)
-    allowed = Allowed(model.costs, start, {})
+    starts = _starts(model, [decision] if isinstance(decision, Decision) else decision)
+    if chains < len(starts):
+        raise DirpruneError(f"chains={chains}, but {len(starts)} decisions to start them at")
+    allowed = Allowed(model.costs, starts, {})
     inputs, targets = fixed_images(model, loader, images)
-    scale = model.temperature * model.num_data
+    scale = min(model.temperature * model.num_data, float(len(targets)))
     evaluations = 0
 
     def target(masks: Masks) -> State:
@@ -96,7 +103,7 @@ def subnetwork_posterior(
         change = {site: scale * change for site, change in found.change.items()}
         return State(masks, scale * found.log_prob, change)
 
-    first = target(start)
+    firsts = [target(start) for start in starts]
     kept: list[list[State]] = []
     accepted: list[list[bool]] = []
     largest = []
@@ -105,7 +112,7 @@ def subnetwork_posterior(
     ) as bar:
         for chain in range(chains):
             generator = torch.Generator().manual_seed(seed_of([seed, chain]))
-            state, most = first, 1.0
+            state, most = firsts[chain % len(firsts)], 1.0
             kept.append([])
             accepted.append([])
             for i in range(warmup + draws):
@@ -126,6 +133,18 @@ def subnetwork_posterior(
             "passes": asdict(Passes(evaluations * len(targets), evaluations * len(targets))),
         },
     )  # fmt: skip
+
+
+def _starts(model: SwitchedNetwork, decisions: Sequence[Decision]) -> list[Masks]:
+    """The masks of the decisions, which have the widths of the first."""
+    starts = [masks_of(model, one) for one in decisions]
+    if not starts:
+        raise DirpruneError("expected a decision to start at, got none")
+    widths = [{name: int(mask.sum()) for name, mask in start.items()} for start in starts]
+    for own in widths:
+        if own != widths[0]:
+            raise DirpruneError(f"decisions of the widths {widths[0]} and {own}: expected the same")
+    return starts
 
 
 def inclusion(tree: xr.DataTree) -> dict[str, Tensor]:

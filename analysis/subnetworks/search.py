@@ -63,7 +63,7 @@ def refine(
     Returns:
         A decision without probabilities, which were those of another choice;
         ``settings["refined"]`` has the steps, the flips of units that stayed, the passes, and the
-        mean log likelihood before and after, on images of the last step.
+        mean log likelihood "before" and "after", on further training images.
 
     Raises:
         DirpruneError: no steps or images, an empty loader, a decision that is of another network or
@@ -75,7 +75,7 @@ def refine(
     masks = masks_of(model, decision)
     nested = not model.costs.nesting.is_flat
     budgets = {} if nested else free_budgets(decision)
-    allowed = Allowed(model.costs, masks, budgets)
+    allowed = Allowed(model.costs, [masks], budgets)
     sites = [name for name, mask in masks.items() if not bool(mask.all())]
     generator = torch.Generator().manual_seed(seed_of([seed]))
     transfers = Transfers(model.costs, budgets, sites)
@@ -105,12 +105,17 @@ def refine(
                     masks, best, flips = candidate, value, flips + number
                     # To flip a unit back undoes what flipping it did.
                     change = {n: torch.where(flipped[n], -c, c) for n, c in change.items()}
-    before = mean_log_prob(model, masks_of(model, decision), inputs, targets)
+        inputs, targets = next(parts)  # that judged no move
+        told = {
+            "before": mean_log_prob(model, masks_of(model, decision), inputs, targets),
+            "after": mean_log_prob(model, masks, inputs, targets),
+        }
+    passes += Passes(2 * len(targets))
     settings = {
         **decision.settings,
         "refined": {
             "steps": steps, "images": images, "seed": seed, "flips": flips,
-            "passes": asdict(passes), "log_prob": {"before": before, "after": best},
+            "passes": asdict(passes), "log_prob": told,
         },
     }  # fmt: skip
     return Decision(kept_of(masks), settings=settings)
@@ -135,13 +140,15 @@ def swapped_mask(mask: Tensor, change: Tensor, share: float) -> Tensor:
 
 
 def _portions(loader: Loader, images: int, device: torch.device) -> Iterator[tuple[Any, Tensor]]:
-    """So many fresh images at a time, epoch after epoch; fewer where an epoch has no more."""
+    """So many fresh images at a time, epoch after epoch; all of an epoch that has fewer.
+
+    What an epoch has over is left: a move should not be judged by a handful of images.
+    """
     while True:
         held: list[tuple[Any, Tensor]] = []
-        size = none = 0
+        size, given = 0, False
         for batch in loader:
             held.append(move_batch(batch, device))
-            none += 1
             size += len(held[-1][1])
             if size < images:
                 continue
@@ -149,8 +156,9 @@ def _portions(loader: Loader, images: int, device: torch.device) -> Iterator[tup
             held, size = [], 0
             for index in torch.arange(len(targets), device=device).split(images):
                 if len(index) == images:
+                    given = True
                     yield take(inputs, index), targets[index]
-        if not none:
+        if not given and not held:
             raise DirpruneError("the loader is empty, expected batches of (inputs, targets)")
-        if held:
+        if not given:
             yield tree_map(lambda *xs: torch.cat(xs), *held)

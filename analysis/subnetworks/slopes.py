@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
+from ..evidence.switches import take, usual_batch
 
 
 @dataclass(frozen=True)
@@ -49,26 +50,32 @@ def slopes(
     Raises:
         DirpruneError: outputs that are not finite.
     """
-    ones = model.unit_gains()
-    gains = {
-        name: mask.to(ones[name]).repeat(len(targets), 1).requires_grad_()
+    gains = _rows(model, masks)
+    total = 0.0
+    first = {name: torch.zeros(len(mask), dtype=torch.float64) for name, mask in masks.items()}
+    second = {name: torch.zeros_like(sums) for name, sums in first.items()}
+    for x, y in _parts(inputs, targets):
+        rows = {name: g.repeat(len(y), 1).requires_grad_() for name, g in gains.items()}
+        with torch.enable_grad():
+            outputs = model.outputs_at_gains(x, rows)
+            if not bool(outputs.isfinite().all()):
+                raise DirpruneError(
+                    "the masked network's outputs are not finite: look at the images and the "
+                    "weights"
+                )
+            log_prob = model.likelihood(outputs).log_prob(y)
+            # Each example has a row of gains, and examples do not mix (eval mode).
+            found = torch.autograd.grad(log_prob.sum(), list(rows.values()))
+        total += float(log_prob.detach().double().sum())
+        for name, slope in zip(masks, found, strict=True):
+            first[name] += slope.double().sum(0).cpu()
+            second[name] += slope.double().square().sum(0).cpu()
+    number = len(targets)
+    change = {
+        name: ((1 - 2 * mask.double()) * first[name] - second[name] / 2) / number
         for name, mask in masks.items()
     }
-    with torch.enable_grad():
-        outputs = model.outputs_at_gains(inputs, gains)
-        if not bool(outputs.isfinite().all()):
-            raise DirpruneError(
-                "the masked network's outputs are not finite: look at the images and the weights"
-            )
-        log_prob = model.likelihood(outputs).log_prob(targets)
-        # Each example has a row of gains, and examples do not mix (eval mode).
-        found = torch.autograd.grad(log_prob.sum(), list(gains.values()))
-    change = {}
-    for (name, mask), slope in zip(masks.items(), found, strict=True):
-        slope = slope.double().cpu()
-        sign = 1 - 2 * mask.double()
-        change[name] = sign * slope.mean(0) - slope.square().mean(0) / 2
-    return Slopes(float(log_prob.detach().double().mean()), change)
+    return Slopes(total / number, change)
 
 
 @torch.no_grad()
@@ -76,7 +83,21 @@ def mean_log_prob(
     model: SwitchedNetwork, masks: Mapping[str, Tensor], inputs: Any, targets: Tensor
 ) -> float:
     """The mean log likelihood of the examples under a mask, in nats."""
+    gains = _rows(model, masks)
+    total = 0.0
+    for x, y in _parts(inputs, targets):
+        log_prob = model.likelihood(model.outputs_at_gains(x, gains)).log_prob(y)
+        total += float(log_prob.double().sum())
+    return total / len(targets)
+
+
+def _rows(model: SwitchedNetwork, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Site -> [1, K]: the gains of a mask."""
     ones = model.unit_gains()
-    gains = {name: mask.to(ones[name])[None] for name, mask in masks.items()}
-    log_prob = model.likelihood(model.outputs_at_gains(inputs, gains)).log_prob(targets)
-    return float(log_prob.double().mean())
+    return {name: mask.to(ones[name])[None] for name, mask in masks.items()}
+
+
+def _parts(inputs: Any, targets: Tensor) -> Iterator[tuple[Any, Tensor]]:
+    """So many examples at a time as their size suggests."""
+    for index in torch.arange(len(targets), device=targets.device).split(usual_batch(inputs)):
+        yield take(inputs, index), targets[index]

@@ -152,9 +152,16 @@ def _make_trial(task: TrialTask) -> None:
         bench = Bench(made.model, made.loader, made.augmented, trial.seed, fitted, made.svi)
         chooser = Chooser(method, bench, made.settings.widths)
         gains = None if fitted is None else mean_gains(made.model, fitted)
+        failed: dict[str, DirpruneError] = {}
         for name, protocol, compensation in missing:
+            if name in failed:
+                continue
             if name not in record.chosen:
-                choice = chooser.choose(budgets[name])
+                try:
+                    choice = chooser.choose(budgets[name])
+                except DirpruneError as error:  # other budgets may do
+                    failed[name] = error
+                    continue
                 record.chosen[name] = _chosen(made.model, choice)
                 record.save(path)
             checkpoint = path.with_name(file_name(f"{protocol}-{name}-{compensation}.checkpoint"))
@@ -168,6 +175,8 @@ def _make_trial(task: TrialTask) -> None:
             )
             record.save(path)
             checkpoint.unlink(missing_ok=True)
+        if failed:
+            raise DirpruneError("; ".join(f"{name}: {error}" for name, error in failed.items()))
 
 
 def _load_record(path: Path, trial: Trial) -> TrialRecord:

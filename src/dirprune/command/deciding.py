@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import arviz as az
+import numpy as np
 import xarray as xr
 from torch import Tensor
 from torch.utils.data import Subset
@@ -99,9 +100,27 @@ def _refine(
         return decision
     batches = batches_of(s, data, "train", shuffle=True)
     found = refine(model, decision, batches, steps=s.refine, seed=seed_of([s.seed, 7]))
-    tree = subnetwork_posterior(model, found, batches, seed=seed_of([s.seed, 8]))
+    if not model.costs.nesting.is_flat:  # whose masks the sampler does not move in
+        return found
+    # A second chain begins where a search from random units of the same widths ended: chains that
+    # begin together cannot show that there is another place.
+    widths = {name: len(units) for name, units in found.kept.items()}
+    scores = evidence("random", model, seed=seed_of([s.seed, 8]) % 2**31)
+    other = refine(
+        model, decide(model, scores, widths=widths), batches, steps=s.refine,
+        seed=seed_of([s.seed, 9]),
+    )  # fmt: skip
+    tree = subnetwork_posterior(model, [found, other], batches, seed=seed_of([s.seed, 10]))
     save_tree(tree, folder / "subnetworks.nc")
-    return replace(found, probability=inclusion(tree))
+    lp = np.asarray(tree["sample_stats"]["lp"])
+    chains = {
+        "rhat": float(az.rhat(lp)),
+        "ess": float(az.ess(lp)),
+        "log_density": lp.mean(1).tolist(),
+    }
+    settings = dict(found.settings)
+    settings["refined"] = {**settings["refined"], "chains": chains}
+    return Decision(found.kept, inclusion(tree), settings)
 
 
 def _unselected(s: Settings, data: ImageData) -> Any:

@@ -16,6 +16,7 @@ from ..analysis.compare.grid import refuse_twice
 from ..analysis.compare.method import Method, parse_method
 from ..analysis.compare.outcome import Learned, Trial
 from ..analysis.compare.protocol import NONE, PROTOCOLS, parse_chain
+from ..analysis.compare.stages import STAGES
 from ..analysis.decision.decide import decide
 from ..analysis.evidence import CRITERIA, evidence, parse_criterion
 from ..guides import make_guide
@@ -173,13 +174,22 @@ def check_methods(grid: MethodGrid, processes: int | None) -> list[Trial]:
         if value is not None and value < 1:
             raise DirpruneError(f"--{option} {value}: expected a whole number of at least 1")
     trials = grid.trials()
+    folding = [chain for chain in chains if "fold-gains" in chain]
     for trial in trials:
         check_options(grid.of_trial(trial))
+        if folding and not parse_method(trial.method).needs_fit:
+            raise DirpruneError(
+                f"--compensate {folding[0]} folds the gains of a posterior, and "
+                f"--evidence {trial.method} learns none that is left at the end"
+            )
     return trials
 
 
 def _meaning(method: Method) -> tuple[Any, ...]:
     """Equal for methods that do the same, however they are written."""
     name, given = parse_criterion(method.criterion)
-    stages = tuple((stage, frozenset(options.items())) for stage, options in method.stages)
+    stages = tuple(
+        (stage, frozenset({**STAGES[stage].options, **options}.items()))
+        for stage, options in method.stages
+    )
     return name, frozenset({**CRITERIA[name].options, **given}.items()), stages

@@ -54,6 +54,15 @@ def test_a_criterion_is_evaluated_once_for_all_budgets(
         assert choice.learning == Passes(IMAGES, IMAGES)
 
 
+def test_a_choice_that_keeps_every_unit_cannot_be_refined(bench: Bench) -> None:
+    plain, refined = (
+        Chooser(parse_method(spec), bench).choose({"keep": 1.0})
+        for spec in ("l1-norm", "l1-norm+refine:steps=2")
+    )
+    assert refined.scoring == plain.scoring == Passes()
+    assert [len(units) for units in refined.decision.kept.values()] == [8, 6]
+
+
 def test_the_seed_is_the_bench_s_unless_the_method_has_one(bench: Bench) -> None:
     def kept(spec: str, seed: int) -> list[list[int]]:
         own = Bench(bench.model, bench.loader, seed=seed)

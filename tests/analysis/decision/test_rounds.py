@@ -231,6 +231,28 @@ def test_uniform_widths_are_those_of_one_shot_at_each_share(case: Case) -> None:
         assert found.decision.settings["share"] == last.settings["share"]
 
 
+def test_a_site_that_shrinks_to_one_unit_keeps_its_share_of_the_cost() -> None:
+    """It is no site of the smaller network, and is not priced whole for that."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(),
+            nn.Linear(60, 3),
+        )  # fmt: skip
+        inputs = torch.randn(8, 6)
+    model = SwitchedNetwork(network, inputs[:2], num_data=8)
+    ones = {name: torch.ones(site.size) for name, site in model.sites.items()}
+    expected = decide(model, ones, params=0.03, widths="uniform")
+    found = prune_in_rounds(
+        model, [(inputs, torch.zeros(8).long())], rounds=6, evidence="l1-norm", params=0.03,
+        widths="uniform",
+    )  # fmt: skip
+    widths = {name: len(units) for name, units in expected.kept.items()}
+    assert {name: len(units) for name, units in found.decision.kept.items()} == widths
+    assert widths["0"] == 1
+    assert min(widths["2"], widths["4"]) > 5
+
+
 @pytest.mark.slow
 def test_channels_stay_in_multiples(residual: Case) -> None:
     found = quick(residual, macs=0.3, round_to=4, rounds=2, evidence="l2-norm")

@@ -74,6 +74,18 @@ def test_a_probability_is_the_share_of_draws(parts: Parts) -> None:
     assert {s.probability for s in found.swaps} == {0.875}
 
 
+def test_pairs_of_dead_units_are_split_at_random(parts: Parts) -> None:
+    """They are neither right nor wrong: 30 coins, 5 to 25 of them heads but once in 5,000."""
+    _, loader, inputs, _, decision = parts
+    dead: Any = nn.Sequential(nn.Linear(4, 60), nn.ReLU(), nn.Linear(60, 3)).double()
+    with torch.no_grad():
+        dead[2].weight.zero_()
+    model = SwitchedNetwork(dead, inputs[:2], num_data=200)
+    found = swap_calibration(model, decision, {"0": torch.zeros(2, 60)}, loader, images=50)
+    assert {s.rise for s in found.swaps} == {0.0}
+    assert 5 / 30 <= found.calibration.mean_accuracy <= 25 / 30
+
+
 def test_bad_input_is_refused(parts: Parts) -> None:
     model, loader, *_, decision = parts
     with pytest.raises(DirpruneError, match="has no draws"):

@@ -67,10 +67,31 @@ def test_the_tree_is_arviz_s(case: Case, tmp_path: Any) -> None:
     assert settings["passes"]["forward"] == settings["passes"]["backward"] <= 40 * 81
     assert settings["passes"]["forward"] > 40 * 60
     stats = tree["sample_stats"]
-    assert np.allclose(stats["lp"], 30 * stats["log_prob"])
+    assert np.allclose(stats["lp"], 30 * stats["log_prob"])  # tau N = 30 of the 40 images
     save_tree(tree, tmp_path / "subnetworks.nc")
     again = load_tree(tmp_path / "subnetworks.nc")
     assert np.array_equal(again["posterior"]["0"], tree["posterior"]["0"])
+
+
+def test_no_image_counts_more_than_once(case: Case) -> None:
+    """tau N = 30, of which 10 images are looked at."""
+    tree = subnetwork_posterior(case.model, START, case.loader, draws=4, warmup=0, images=10)
+    stats = tree["sample_stats"]
+    assert np.allclose(stats["lp"], 10 * stats["log_prob"])
+
+
+def test_chains_begin_at_their_own_decisions(case: Case) -> None:
+    """Without a step that could be taken: the target allows the starts alone."""
+    other = Decision({"0": torch.tensor([3, 4, 5]), "2": torch.tensor([3, 4])})
+    tree = subnetwork_posterior(
+        case.model, [START, other], case.loader, draws=2, warmup=0, chains=3, images=60
+    )
+    first = tree["posterior"]["0"][:, 0].values
+    # One step swaps at most one unit of one site.
+    for chain, start in enumerate((START, other, START)):
+        mask = np.zeros(6)
+        mask[start.kept["0"].numpy()] = 1
+        assert abs(first[chain] - mask).sum() <= 2
 
 
 def test_the_same_seed_gives_the_same_and_generators_stay(case: Case) -> None:
@@ -93,9 +114,13 @@ def test_bad_input_is_refused(case: Case) -> None:
         ({"warmup": -1}, "warmup=-1"),
         ({"chains": 0}, "chains=0"),
         ({"images": 0}, "images=0"),
+        ({"chains": 1, "decision": [START, START]}, "chains=1, but 2 decisions"),
+        ({"decision": [START, Decision({"0": torch.tensor([0])})]}, "expected the same"),
     ):
         with pytest.raises(DirpruneError, match=words):
-            subnetwork_posterior(case.model, START, case.loader, **options)
+            subnetwork_posterior(
+                **{"model": case.model, "decision": START, "loader": case.loader, **options}
+            )
     with pytest.raises(DirpruneError, match="the loader is empty"):
         subnetwork_posterior(case.model, START, [])
     bad = DataLoader(TensorDataset(case.inputs * torch.nan, case.targets), batch_size=20)
