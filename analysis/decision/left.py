@@ -30,6 +30,7 @@ class Left:
         self.network = original.network
         self.units = {name: torch.arange(site.size) for name, site in original.sites.items()}
         self.probability: dict[str, Tensor] = {}
+        self._restored: dict[str, Tensor] = {}  # what a likelihood had learned
 
     def cut(self, decision: Decision) -> None:
         """Remove what a decision on the present model removes; the model follows by ``go_on``."""
@@ -57,6 +58,10 @@ class Left:
             DirpruneError: nothing of it can be pruned any more.
         """
         self.model = smaller_model(self.model, self.original, self.units, self.network)
+        with torch.no_grad():  # of a checkpoint; the caller's own model is left as it is
+            for name, value in self._restored.items():
+                _learned(self.model)[name].copy_(value)
+        self._restored = {}
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -72,9 +77,7 @@ class Left:
         self.units, self.probability = dict(state["units"]), dict(state["probability"])
         self.network = prune(self.original, Decision(self.units))
         self.network.load_state_dict(state["network"])
-        with torch.no_grad():
-            for name, parameter in _learned(self.model).items():
-                parameter.copy_(state["learned"][name])
+        self._restored = dict(state["learned"])
 
 
 def _learned(model: SwitchedNetwork) -> dict[str, nn.Parameter]:
