@@ -98,6 +98,34 @@ def tempered_table(of: str, **fixed: str) -> list[str]:
     return lines
 
 
+def criteria_table() -> list[str]:
+    """LeNet-5 at equal widths: every method with nothing compensated and with least squares."""
+    rows = result("criteria_lenet5")["rows"]
+    budgets = list(rows[0]["budgets"])
+    heads = [f"`{budget}`" for budget in budgets]
+    lines = []
+    for compensation, label in (
+        ("none", "nothing compensated"),
+        ("least-squares", "least squares"),
+    ):
+        lines += [
+            f"| {label} | {' | '.join(heads)} | loss removed | passes |",
+            "|---|" + "---|" * (len(heads) + 2),
+        ]
+        for row in (r for r in rows if r["compensation"] == compensation):
+            cells = []
+            for budget in budgets:
+                at = row["budgets"][budget]
+                text = f"{number(at['test']['mean'], 1)} ± {number(at['test']['sd'], 1)}"
+                cells.append(f"**{text}**" if at["best"] else text)
+            share = f"{round(100 * row['loss_removed']['share']) + 0} %".replace("-", "−")
+            total = f"{row['forwards']['total']:,.0f}"
+            cells += [share, total]
+            lines.append(f"| `{row['method']}` | {' | '.join(cells)} |")
+        lines.append("")
+    return lines[:-1]
+
+
 def latency_table() -> list[str]:
     """Speed-ups on one thread: median and quartiles over rounds."""
     found = result("latency")["results"]
@@ -156,7 +184,7 @@ def graph_table() -> list[str]:
 
 if __name__ == "__main__":
     for table in (
-        truth_table, temperature_table, guide_table, prior_table, zoo_table, graph_table,
-        latency_table,
+        truth_table, temperature_table, guide_table, prior_table, criteria_table, zoo_table,
+        graph_table, latency_table,
     ):  # fmt: skip
         print("\n".join(table()), end="\n\n")

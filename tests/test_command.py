@@ -298,6 +298,16 @@ def test_decide_again_from_the_posterior_alone(
     assert 0 < said["macs"] <= 0.25
     kept = dirprune.Decision.load(out).kept
     assert {name: len(units) for name, units in kept.items()} == said["widths"]
+    # What decided in the run decides again, unless another criterion is named.
+    assert main(["decide", str(finished), "--budget", "macs=0.25"]) == 0
+    own = json.loads((finished / "metrics.json").read_text())["evidence"]
+    assert json.loads(capsys.readouterr().out)["evidence"] == own
+    assert main(["decide", str(finished), "--budget", "macs=0.25", "--evidence", "mean"]) == 0
+    assert json.loads(capsys.readouterr().out)["evidence"] == "mean"
+    (moved / "metrics.json").write_text("[]")
+    assert main(["decide", str(moved), "--budget", "macs=0.25"]) == 2
+    assert "metrics.json is damaged" in capsys.readouterr().err
+    (moved / "metrics.json").unlink()
     # Another one into the same file is refused, unless it is asked for.
     written = out.read_bytes()
     again = ["decide", str(moved), "--budget", "macs=0.5", "--out", str(out)]

@@ -328,6 +328,7 @@ BAD = {
     "budget": (["--budgets", "macs=0.00001"], "the smallest possible"),
     "seeds": (["--seeds", "0,0"], "twice"),
     "too few": (["--low-data", "0"], "--low-data 0: expected a whole number of at least 1"),
+    "few for nothing": (["--low-data", "100"], "--low-data 100 is for --protocol low-data"),
     "too many": (
         ["--protocol", "low-data", "--low-data", "5000"], "has 1132 training images, expected fewer"
     ),

@@ -167,7 +167,8 @@ def _pairs(
             pairs.append((site, i, j, float(p)))
     if len(pairs) < 20:
         raise DirpruneError(
-            f"the decision leaves {len(pairs)} pairs of a kept and a removed unit: expected at "
-            "least 20, to say anything of calibration"
+            f"the decision leaves {len(pairs)} pairs of a kept and a removed unit of one site, "
+            "each unit in one pair: expected at least 20, to say anything of calibration; keep "
+            "nearer to half of the units"
         )
     return pairs

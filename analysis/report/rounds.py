@@ -28,6 +28,13 @@ def rounds(m: dict[str, Any]) -> list[dict[str, str]]:
                 if len(units) <= NAMED
                 else "",
                 "seconds": f"{one['seconds']:,.1f}",
+                "learned": "yes" if _learned(one) else "",
             }
         )
     return rows
+
+
+def _learned(one: dict[str, Any]) -> bool:
+    """Was there a posterior? Its passes were counted, or could not be."""
+    passes = one.get("learning")
+    return passes is None or any(passes.values())

@@ -118,9 +118,12 @@ def decide(
     widths: Widths = None,
     round_to: RoundTo = None,
     evidence: Annotated[
-        str,
-        typer.Option(help="A criterion that the file holds, or that follows from its posterior."),
-    ] = "removal-cost",
+        str | None,
+        typer.Option(
+            help="A criterion that the file holds, or that follows from its posterior. [default: "
+            "the run's]"
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Write the kept units and their inclusion probabilities here (JSON)."),

@@ -173,6 +173,10 @@ def check_methods(grid: MethodGrid, processes: int | None) -> list[Trial]:
     for option, value in {"processes": processes, "low-data": grid.few}.items():
         if value is not None and value < 1:
             raise DirpruneError(f"--{option} {value}: expected a whole number of at least 1")
+    if grid.few != MethodGrid.few and not any(PROTOCOLS[name].few for name in grid.protocols):
+        raise DirpruneError(
+            f"--low-data {grid.few} is for --protocol low-data, which was not asked"
+        )
     trials = grid.trials()
     folding = [chain for chain in chains if "fold-gains" in chain]
     for trial in trials:

@@ -86,10 +86,10 @@ def run(
     rounds: Annotated[
         int,
         typer.Option(
-            help="Remove in so many rounds: a share goes, and over the units that are left the "
-            "posterior is learned again, in 80 steps, before the next share goes. posterior.nc "
-            "and the report's pictures are of the first posterior, over all units. Not with "
-            "latency or max_drop."
+            help="Remove in so many rounds: a share goes, and the units that are left are scored "
+            "again before the next share goes, by a posterior that is learned again in 80 steps "
+            "where the criterion reads one. posterior.nc and the report's pictures are of the "
+            "first posterior, over all units. Not with latency or max_drop."
         ),
     ] = 1,
     refine: Annotated[

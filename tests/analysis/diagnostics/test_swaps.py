@@ -93,7 +93,9 @@ def test_bad_input_is_refused(parts: Parts) -> None:
     with pytest.raises(DirpruneError, match=r"expected \[S, 60\], got \[2, 5\]"):
         swap_calibration(model, decision, {"0": torch.zeros(2, 5)}, loader)
     few = Decision({"0": torch.arange(55)})
-    with pytest.raises(DirpruneError, match="leaves 5 pairs"):
+    with pytest.raises(
+        DirpruneError, match="leaves 5 pairs of a kept and a removed unit of one site"
+    ):
         swap_calibration(model, few, {"0": torch.zeros(2, 60)}, loader)
     with pytest.raises(DirpruneError, match="loader is empty"):
         swap_calibration(model, decision, {"0": torch.zeros(2, 60)}, [])
