@@ -115,7 +115,7 @@ def test_the_file_decides_again_in_multiples(
     # the multiply-adds that the search found give its decision again
     macs = metrics_of(folder)["latency_budget"]["macs"]
     command = ["decide", str(folder), "--budget", f"macs={macs}", "--round-to", "4"]
-    assert main([*command, "--out", str(out)]) == 0
+    assert main([*command, "--out", str(out), "--overwrite"]) == 0
     kept = dirprune.Decision.load(folder / "decision.json").kept
     again = dirprune.Decision.load(out).kept
     assert {n: u.tolist() for n, u in again.items()} == {n: u.tolist() for n, u in kept.items()}
