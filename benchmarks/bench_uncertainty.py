@@ -10,6 +10,8 @@ each temperature, and for the search with the posterior over sub-networks around
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import dirprune
 from dirprune.analysis.diagnostics.reliability import calibration
 from dirprune.analysis.diagnostics.swaps import SwapCalibration
 from dirprune.analysis.masked import correct, masked_gains
+from dirprune.model.writing import atomic_write
 
 SHARES = (0.5, 0.4, 0.3, 0.2, 0.1)
 SWAPPED = (0.4, 0.2)
@@ -39,44 +42,51 @@ def predicted(model: Any, decision: Any, validation: Any, test: Any) -> dict[str
     }
 
 
-def one(folder: Path, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+def one(seed: int, temperature: float | None, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of a network by one method: the search, where there is no temperature."""
     data = dirprune.load_data("mnist", root=options.data_root, seed=seed)
-    network = dirprune.load(folder / f"seed-{seed}").eval()
+    network = dirprune.load(options.networks / f"seed-{seed}").eval()
     train = dirprune.loader(data.train, 128, shuffle=True)
     validation, test = (dirprune.loader(part, 500) for part in (data.validation, data.test))
-    example, rows = data.train[[0, 1]][0], []
-    for temperature in (*options.temperatures, None):
-        model = dirprune.SwitchedNetwork(
-            network, example, num_data=len(data.train),
-            temperature=FIXED_TEMPERATURE if temperature is None else temperature,
-        )  # fmt: skip
+    model = dirprune.SwitchedNetwork(
+        network, data.train[[0, 1]][0], num_data=len(data.train),
+        temperature=FIXED_TEMPERATURE if temperature is None else temperature,
+    )  # fmt: skip
+    if temperature is None:
+        scores = dirprune.evidence("l1-norm", model)
+    else:
+        fitted = dirprune.fit(model, "dirichlet", train, seed=seed)
+        scores = dirprune.evidence("removal-cost", model, fitted, train)
+    rows = []
+    for share in SHARES:
+        decision = dirprune.decide(model, scores, keep=share, widths="uniform")
         if temperature is None:
-            scores = dirprune.evidence("l1-norm", model)
-        else:
-            fitted = dirprune.fit(model, "dirichlet", train, seed=seed)
-            scores = dirprune.evidence("removal-cost", model, fitted, train)
-        for share in SHARES:
-            decision = dirprune.decide(model, scores, keep=share, widths="uniform")
+            decision = dirprune.refine(model, decision, train, seed=seed)
+        row = {"seed": seed, "kept": share, "temperature": temperature}
+        row["method"] = "search" if temperature is None else "removal-cost"
+        row |= predicted(model, decision, validation, test)
+        if share in SWAPPED:
+            draws: Any = scores
             if temperature is None:
-                decision = dirprune.refine(model, decision, train, seed=seed)
-            row = {"seed": seed, "kept": share, "temperature": temperature}
-            row["method"] = "search" if temperature is None else "removal-cost"
-            row |= predicted(model, decision, validation, test)
-            if share in SWAPPED:
-                if temperature is None:
-                    tree = dirprune.subnetwork_posterior(model, decision, train, seed=seed)
-                    draws: Any = {
-                        site: torch.from_numpy(a.values.reshape(-1, a.shape[-1]))
-                        for site, a in tree["posterior"].to_dataset().items()
-                    }
-                    row["posterior"] = {"accepted": float(tree["sample_stats"]["accepted"].mean())}
-                else:
-                    draws = scores
-                found = dirprune.swap_calibration(model, decision, draws, validation)
-                row["swaps"] = [[round(s.probability, 3), int(s.rise > 0)] for s in found.swaps]
-            rows.append(row)
-            print({k: v for k, v in row.items() if k != "swaps"}, flush=True)
+                tree = dirprune.subnetwork_posterior(model, decision, train, seed=seed)
+                draws = {
+                    site: torch.from_numpy(a.values.reshape(-1, a.shape[-1]))
+                    for site, a in tree["posterior"].to_dataset().items()
+                }
+                row["accepted"] = round(float(tree["sample_stats"]["accepted"].mean()), 3)
+            found = dirprune.swap_calibration(model, decision, draws, validation)
+            row["swaps"] = [[round(s.probability, 3), int(s.rise > 0)] for s in found.swaps]
+        rows.append(row)
     return rows
+
+
+def kept(out: Path, seed: int, temperature: float | None, options: Any) -> list[dict[str, Any]]:
+    """The same, made once: ``--out`` keeps what is finished."""
+    path = out / f"seed-{seed}-{'search' if temperature is None else temperature}.json"
+    if not path.exists():
+        atomic_write(path, json.dumps(one(seed, temperature, options)))
+    found: list[dict[str, Any]] = json.loads(path.read_text())
+    return found
 
 
 def pooled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -101,9 +111,18 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.01, 1.0])
     parser.add_argument("--data-root")
+    parser.add_argument("--out", type=Path, help="keep what is finished here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    every = [row for seed in arguments.seeds for row in one(arguments.networks, seed, arguments)]
+    with tempfile.TemporaryDirectory() as temporary:
+        out = arguments.out or Path(temporary)
+        out.mkdir(parents=True, exist_ok=True)
+        every = [
+            row
+            for seed in arguments.seeds
+            for temperature in (*arguments.temperatures, None)
+            for row in kept(out, seed, temperature, arguments)
+        ]
     inside = [row["inside"] for row in every]
     write_result(
         "uncertainty",
@@ -113,5 +132,5 @@ if __name__ == "__main__":
             "swaps": pooled(every),
             "rows": every,
         },
-        hide=("--data-root", "--networks"),
+        hide=("--data-root", "--networks", "--out"), show=False,
     )  # fmt: skip
