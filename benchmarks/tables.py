@@ -126,6 +126,25 @@ def criteria_table() -> list[str]:
     return lines[:-1]
 
 
+def uncertainty_table() -> list[str]:
+    """Confidence about swaps and how often it was right, over the swaps of all networks."""
+    lines = [
+        "| probabilities from | kept | swaps | mean confidence | right |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result("uncertainty")["swaps"]:
+        source = (
+            "search, `subnetwork_posterior`"
+            if row["temperature"] is None
+            else f"`removal-cost`, τ = {row['temperature']:g}"
+        )
+        kept, confidence, right = (
+            f"{100 * row[key]:.0f} %" for key in ("kept", "confidence", "right")
+        )
+        lines.append(f"| {source} | {kept} | {row['swaps']} | {confidence} | {right} |")
+    return lines
+
+
 def latency_table() -> list[str]:
     """Speed-ups on one thread: median and quartiles over rounds."""
     found = result("latency")["results"]
@@ -184,7 +203,8 @@ def graph_table() -> list[str]:
 
 if __name__ == "__main__":
     for table in (
-        truth_table, temperature_table, guide_table, prior_table, criteria_table, zoo_table,
+        truth_table, temperature_table, guide_table, prior_table, criteria_table,
+        uncertainty_table, zoo_table,
         graph_table, latency_table,
     ):  # fmt: skip
         print("\n".join(table()), end="\n\n")

@@ -114,7 +114,16 @@ def test_tables_are_those_that_the_benchmarks_print() -> None:
     assert spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    for name in ("truth", "temperature", "guide", "prior", "criteria", "zoo", "latency"):
+    for name in (
+        "truth",
+        "temperature",
+        "guide",
+        "prior",
+        "criteria",
+        "uncertainty",
+        "zoo",
+        "latency",
+    ):
         assert "\n".join(getattr(tables, f"{name}_table")()) in README, name
 
 
