@@ -16,6 +16,7 @@ from ..decision.rounds import ROUNDS, STEPS, prune_in_rounds
 from ..decision.rule import Widths
 from ..evidence import CRITERIA, parse_criterion, spelled
 from ..evidence.scores import Passes
+from ..subnetworks.masks import keeps_all
 from ..subnetworks.search import refine
 
 Budget = Mapping[str, Any]
@@ -102,8 +103,7 @@ def changing(change: Callable[..., Decision], told: str) -> dict[str, Any]:
 
     def apply(bench: Bench, aim: Aim, before: Callable[[], Choice], **options: Any) -> Choice:
         choice = before()
-        kept, sites = choice.decision.kept, bench.model.sites
-        if all(len(kept.get(name, range(s.size))) == s.size for name, s in sites.items()):
+        if keeps_all(bench.model, choice.decision):
             return choice  # there is nothing that could change places
         started = time.perf_counter()
         found = change(

@@ -23,14 +23,26 @@ def masks_of(model: SwitchedNetwork, decision: Decision) -> Masks:
         DirpruneError: the decision is of another network, or removes nothing.
     """
     decision.check(model.sites)
-    keep = model.graph.keep_vector(decision.kept)[:-1]
-    sizes = [site.size for site in model.sites.values()]
-    masks = dict(zip(model.sites, keep.split(sizes), strict=True))
-    if all(bool(mask.all()) for mask in masks.values()):
+    if keeps_all(model, decision):
         raise DirpruneError(
             "the decision keeps every unit: there is no other sub-network of its widths"
         )
-    return masks
+    return split(model.costs, model.graph.keep_vector(decision.kept)[:-1])
+
+
+def keeps_all(model: SwitchedNetwork, decision: Decision) -> bool:
+    """Is there nothing that the decision removes?"""
+    return bool(model.graph.keep_vector(decision.kept).all())
+
+
+def joined(table: CostTable, values: Mapping[str, Tensor]) -> Tensor:
+    """Site -> [K] as one row over the numbers of all units; :func:`split` is the way back."""
+    return torch.cat([values[name] for name in table.sites])
+
+
+def split(table: CostTable, values: Tensor) -> dict[str, Tensor]:
+    """A row over the numbers of all units as site -> [K]."""
+    return dict(zip(table.sites, values.split(list(table.sites.values())), strict=True))
 
 
 def kept_of(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -49,11 +61,10 @@ def within_channels(
     nesting = table.nesting
     if nesting.is_flat:
         return dict(change)
-    flat = torch.cat([change[name] for name in table.sites])
-    kept = torch.cat([masks[name] for name in table.sites]).numpy()
+    flat, kept = joined(table, change), joined(table, masks).numpy()
     flat[list(nesting.parts)] = -torch.inf
     flat[torch.from_numpy(nesting.is_part & ~kept[nesting.whole])] = -torch.inf
-    return dict(zip(table.sites, flat.split(list(table.sites.values())), strict=True))
+    return split(table, flat)
 
 
 class Allowed:
@@ -73,17 +84,14 @@ class Allowed:
             self._most = {b: target(b, share, full_cost(table, b)) for b, share in budgets.items()}
         else:
             self._most = {
-                what: max(self._cost(what, masks) for masks in starts)
+                what: max(cost_of(table, joined(table, one).numpy(), what) for one in starts)
                 for what in ("macs", "params")
             }
 
     def __call__(self, masks: Mapping[str, Tensor]) -> bool:
-        flat = torch.cat([masks[name] for name in self._table.sites])
-        if not all(bool(flat[units].any()) for units in self._table.needed):
+        kept = joined(self._table, masks).numpy()
+        if not all(kept[units].any() for units in self._table.needed):
             return False
-        if not bool((self._table.nesting.close(flat.numpy()) == flat.numpy()).all()):
+        if not (self._table.nesting.close(kept) == kept).all():
             return False
-        return all(self._cost(what, masks) <= most for what, most in self._most.items())
-
-    def _cost(self, what: str, masks: Mapping[str, Tensor]) -> int:
-        return cost_of(self._table, torch.cat([masks[n] for n in self._table.sites]).numpy(), what)
+        return all(cost_of(self._table, kept, what) <= most for what, most in self._most.items())

@@ -72,7 +72,7 @@ def refine(
     for what, number in {"steps": steps, "images": images}.items():
         if type(number) is not int or number < 1:
             raise DirpruneError(f"{what}={number!r}: expected a whole number of at least 1")
-    masks = masks_of(model, decision)
+    masks = start = masks_of(model, decision)
     nested = not model.costs.nesting.is_flat
     budgets = {} if nested else free_budgets(decision)
     allowed = Allowed(model.costs, [masks], budgets)
@@ -107,7 +107,7 @@ def refine(
                     change = {n: torch.where(flipped[n], -c, c) for n, c in change.items()}
         inputs, targets = next(parts)  # that judged no move
         told = {
-            "before": mean_log_prob(model, masks_of(model, decision), inputs, targets),
+            "before": mean_log_prob(model, start, inputs, targets),
             "after": mean_log_prob(model, masks, inputs, targets),
         }
     passes += Passes(2 * len(targets))

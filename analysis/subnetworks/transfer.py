@@ -13,7 +13,7 @@ from ...model.decision import Decision
 from ..decision.budget import costs_of
 from ..decision.decide import COUNTED
 from ..decision.removal import Costs, Removable, site_units
-from .masks import Masks
+from .masks import Masks, joined, split
 
 LEAST = 1e-12  # for units that cost nothing
 
@@ -54,8 +54,8 @@ class Transfers:
             change: site -> [K], the estimated gain of flipping each unit alone.
             share: at least one unit comes back.
         """
-        kept = torch.cat([masks[name] for name in self._table.sites]).numpy().copy()
-        gain = torch.cat([change[name].double() for name in self._table.sites]).numpy()
+        kept = joined(self._table, masks).numpy()
+        gain = joined(self._table, change).double().numpy()
         costs = costs_of(self._table, self._budgets)
         removable = Removable(self._table, self._fixed, [1] * len(self._units))
         for unit in np.flatnonzero(~kept).tolist():
@@ -83,10 +83,7 @@ class Transfers:
                 stay[unit] = False
         if not costs.met:
             return masks
-        flat = torch.from_numpy(stay)
-        return dict(
-            zip(self._table.sites, flat.split(list(self._table.sites.values())), strict=True)
-        )
+        return split(self._table, torch.from_numpy(stay))
 
 
 def _saving(costs: Costs, unit: int) -> float:

@@ -16,6 +16,7 @@ from ..analysis.decision.drop_budget import halves
 from ..analysis.decision.predicted_accuracy import predict_accuracy
 from ..analysis.decision.rounds import Rounds, prune_in_rounds
 from ..analysis.evidence import evidence
+from ..analysis.subnetworks.masks import keeps_all
 from ..analysis.subnetworks.posterior import inclusion, subnetwork_posterior
 from ..analysis.subnetworks.search import refine
 from ..analysis.tree import save_tree
@@ -96,7 +97,7 @@ def _refine(
 
     A decision that keeps every unit has none beside it.
     """
-    if all(len(decision.kept[name]) == site.size for name, site in model.sites.items()):
+    if keeps_all(model, decision):
         return decision
     batches = batches_of(s, data, "train", shuffle=True)
     found = refine(model, decision, batches, steps=s.refine, seed=seed_of([s.seed, 7]))

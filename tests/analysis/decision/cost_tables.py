@@ -42,3 +42,16 @@ def units_of(table: CostTable) -> list[list[int]]:
     """The units of each site, numbered through."""
     starts = np.cumsum([0, *table.sites.values()]).tolist()
     return [list(range(a, b)) for a, b in itertools.pairwise(starts)]
+
+
+def total(table: CostTable, what: str, kept: NDArray[np.bool_]) -> int:
+    """The cost from the definition, term by term; of "keep" the number of units."""
+    if what == "keep":
+        return int(kept.sum())
+    fixed, terms = table.terms[what]
+    return fixed + sum(
+        t.coefficient
+        * (t.fixed_rows + int(t.rows[kept].sum()))
+        * (t.fixed_columns + int(t.columns[kept].sum()))
+        for t in terms
+    )

@@ -15,7 +15,7 @@ from dirprune.analysis.decision.removal import Removal
 from dirprune.model.cost import CostTable, Term
 from dirprune.model.errors import DirpruneError
 
-from .cost_tables import tables, units_of
+from .cost_tables import tables, total, units_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -38,17 +38,6 @@ def sets_of(table: CostTable) -> list[list[int]]:
 
 def valid(table: CostTable, kept: Bools, fixed: Bools) -> bool:
     return bool(kept[fixed].all()) and all(kept[units].any() for units in sets_of(table))
-
-
-def total(table: CostTable, what: str, kept: Bools) -> int:
-    """The cost from the definition, term by term."""
-    fixed, terms = table.terms[what]
-    return fixed + sum(
-        t.coefficient
-        * (t.fixed_rows + sum(int(r) for r, k in zip(t.rows, kept, strict=True) if k))
-        * (t.fixed_columns + sum(int(c) for c, k in zip(t.columns, kept, strict=True) if k))
-        for t in terms
-    )
 
 
 def naive_within(

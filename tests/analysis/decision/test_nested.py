@@ -23,6 +23,8 @@ from dirprune.model.networks import LeNet5
 from dirprune.model.surgery import prune
 from dirprune.model.switched import SwitchedNetwork
 
+from .cost_tables import total
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -64,18 +66,6 @@ def scores_of(data: st.DataObject, table: CostTable, least: int = 0) -> Floats:
 
 def fixed_of(data: st.DataObject, table: CostTable) -> Bools:
     return np.concatenate([np.full(k, data.draw(st.booleans())) for k in table.sites.values()])
-
-
-def total(table: CostTable, what: str, kept: Bools) -> int:
-    if what == "keep":
-        return int(kept.sum())
-    fixed, terms = table.terms[what]
-    return fixed + sum(
-        t.coefficient
-        * (t.fixed_rows + int(t.rows[kept].sum()))
-        * (t.fixed_columns + int(t.columns[kept].sum()))
-        for t in terms
-    )
 
 
 def valid(table: CostTable, kept: Bools, fixed: Bools) -> bool:

@@ -23,7 +23,7 @@ from dirprune.model.networks import build_network
 from dirprune.model.surgery import prune
 from dirprune.model.switched import SwitchedNetwork
 
-from .cost_tables import units_of
+from .cost_tables import total, units_of
 
 Case = Any  # of conftest.py
 Floats = NDArray[np.float64]
@@ -54,18 +54,6 @@ def target_of(table: CostTable, what: str, share: float) -> int:
     return int(exact + Fraction(1, 2)) if what == "keep" else int(exact)
 
 
-def cost_by_definition(table: CostTable, kept: Bools, what: str) -> int:
-    if what == "keep":
-        return int(kept.sum())
-    fixed, terms = table.terms[what]
-    return fixed + sum(
-        t.coefficient
-        * (t.fixed_rows + int(t.rows @ kept))
-        * (t.fixed_columns + int(t.columns @ kept))
-        for t in terms
-    )
-
-
 SHARES = st.integers(1, 20).map(lambda n: n / 20)
 PAIRS = st.lists(st.sampled_from(["macs", "params", "keep"]), min_size=2, max_size=3, unique=True)
 
@@ -91,14 +79,14 @@ def test_all_hold_within_one_unit_of_the_binding_one(
         return
     assert feasible
     for what, share in budgets.items():
-        assert cost_by_definition(table, kept, what) <= target_of(table, what, share)
+        assert total(table, what, kept) <= target_of(table, what, share)
     assert all(kept[units].any() for units in units_of(table))
     if round_to > 1:
         return
     # The unit that went last would exceed one of the budgets.
     gone = np.flatnonzero(~kept)
     assert not len(gone) or any(
-        cost_by_definition(table, kept | (np.arange(n) == u), what) > target_of(table, what, share)
+        total(table, what, kept | (np.arange(n) == u)) > target_of(table, what, share)
         for u in gone
         for what, share in budgets.items()
     )
@@ -109,7 +97,7 @@ def _least(table: CostTable, what: str, round_to: int) -> int:
     kept = np.zeros(table.num_units, dtype=bool)
     for units, size in zip(units_of(table), block_sizes(table, round_to), strict=True):
         kept[units[: size if size <= len(units) else None]] = True
-    return cost_by_definition(table, kept, what)
+    return total(table, what, kept)
 
 
 @settings(max_examples=100)
@@ -143,10 +131,10 @@ def naive(table: CostTable, scores: Floats, budgets: dict[str, float]) -> Bools 
     """The rule where two bind, as its docstring has it; None where it gets stuck."""
     n = len(scores)
     kept = np.ones(n, dtype=bool)
-    full = {what: cost_by_definition(table, kept, what) for what in budgets}
+    full = {what: total(table, what, kept) for what in budgets}
     targets = {what: target_of(table, what, share) for what, share in budgets.items()}
     while True:
-        cost = {what: cost_by_definition(table, kept, what) for what in budgets}
+        cost = {what: total(table, what, kept) for what in budgets}
         over = {w: cost[w] - targets[w] for w in budgets if cost[w] > targets[w]}
         if not over:
             return kept
@@ -155,7 +143,7 @@ def naive(table: CostTable, scores: Floats, budgets: dict[str, float]) -> Bools 
             without = kept & (np.arange(n) != u)
             if not kept[u] or not all(without[units].any() for units in units_of(table)):
                 continue
-            saved = {w: cost[w] - cost_by_definition(table, without, w) for w in over}
+            saved = {w: cost[w] - total(table, w, without) for w in over}
             if len(over) == 1:
                 saving = float(max(1, *saved.values(), 1))
             else:
