@@ -1,4 +1,4 @@
-"""``dirprune run --refine``: the decision that is searched for, its probabilities, refusals."""
+"""``dirprune run --refine`` and ``--reselect``: decisions that are searched for, and refusals."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ QUICK = [
     "--train-epochs", "4", "--svi-epochs", "2", "--finetune-epochs", "0", "--restarts", "1",
     "--no-null-control", "--evidence", "l1-norm",
 ]  # fmt: skip
+LEAST = ["--compensate", "least-squares"]
 Few = Callable[[], AbstractContextManager[None]]
 
 
@@ -54,6 +55,30 @@ def test_a_run_refines_its_decision(
     assert (out / "report.html").exists()
 
 
+def test_a_run_chooses_its_units_anew(tmp_path: Path, with_few_draws: Few) -> None:
+    out = tmp_path / "out"
+    words = ["--budget", "keep=0.2", "--widths", "uniform", "--reselect", "2", *LEAST]
+    with with_few_draws():
+        assert main(["run", "--out", str(out), *QUICK, *words]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    told = metrics["reselected"]
+    assert (told["sweeps"], len(told["log_prob"])) == (2, 3)
+    # At a fifth of the units, norms are far from the best choice.
+    assert told["chosen"] > 0
+    assert told["log_prob"][told["chosen"]] == max(told["log_prob"]) > told["log_prob"][0]
+    decision = dirprune.Decision.load(out / "decision.json")
+    plain = dirprune.decide(
+        load_tree(out / "posterior.nc"), _norms(out), keep=0.2, widths="uniform"
+    )
+    for name, units in decision.kept.items():
+        assert len(units) == len(plain.kept[name])
+    assert any(decision.kept[name].tolist() != plain.kept[name].tolist() for name in plain.kept)
+    assert metrics["predicted_accuracy"]["other_masks"] is None
+    page = (out / "report.html").read_text()
+    assert "Chosen anew for reconstructed outputs" in page
+    assert f"it is {told['log_prob'][told['chosen']]:.3f}." in page
+
+
 def _norms(out: Path) -> Evidence:
     return dirprune.evidence("l1-norm", None, load_tree(out / "posterior.nc"))
 
@@ -64,6 +89,11 @@ def _norms(out: Path) -> Evidence:
         (["--refine", "-1"], "--refine -1: expected a whole number of at least 0"),
         (["--refine", "5", "--rounds", "2"], "--refine 5 with --rounds 2"),
         (["--refine", "5", "--budget", "max_drop=1"], "--refine 5 with --budget max_drop=1"),
+        (["--reselect", "-1"], "--reselect -1: expected a whole number of at least 0"),
+        (["--reselect", "3"], "add --compensate least-squares"),
+        (["--reselect", "3", *LEAST, "--rounds", "2"], "--reselect 3 with --rounds 2"),
+        (["--reselect", "3", *LEAST, "--refine", "5"], "--reselect 3 with --refine 5"),
+        (["--reselect", "3", *LEAST, "--budget", "max_drop=1"], "--reselect 3 with --budget"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

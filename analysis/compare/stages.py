@@ -17,6 +17,7 @@ from ..decision.rule import Widths
 from ..evidence import CRITERIA, parse_criterion, spelled
 from ..evidence.scores import Passes
 from ..subnetworks.masks import keeps_all
+from ..subnetworks.reselect import reselect
 from ..subnetworks.search import refine
 
 Budget = Mapping[str, Any]
@@ -159,6 +160,11 @@ STAGES: dict[str, Stage] = {
     "refine": Stage(
         **changing(refine, "refined"),
         summary="swaps units for better ones, the widths fixed",
+        rival=False,
+    ),
+    "reselect": Stage(
+        **changing(reselect, "reselected"),
+        summary="chooses sites anew for outputs that are reconstructed, the widths fixed",
         rival=False,
     ),
 }  # fmt: skip

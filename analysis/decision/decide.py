@@ -207,11 +207,12 @@ def draws_masks(
 ) -> list[dict[str, Tensor]]:
     """What so many draws of the evidence, evenly spaced, would keep by the decision's own rule.
 
-    None of a decision that :func:`decide` did not make, nor of one in rounds, nor of a refined one.
+    None of a decision that :func:`decide` did not make, nor of one in rounds, nor of one that a
+    search has changed.
     Draws whose rule nothing meets are left out.
     """
     settings, table = decision.settings, model.costs
-    if settings.get("rounds", 1) > 1 or "refined" in settings:
+    if settings.get("rounds", 1) > 1 or {"refined", "reselected"} & set(settings):
         return []
     if not (set(settings.get("budget", ())) or isinstance(settings.get("widths"), Mapping)):
         return []

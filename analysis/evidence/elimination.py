@@ -64,6 +64,12 @@ class Elimination:
         for layer in self._layers:
             layer.remove(unit)
 
+    def down_to(self, width: int) -> Tensor:
+        """[K]: which units are left when so many are."""
+        while int(self._left.sum()) > width:
+            self.remove(int(self.costs().argmin()))
+        return self._left.clone()
+
     def order(self) -> tuple[Tensor, Tensor]:
         """All units in the order in which they go, [K], and what each cost at its turn, [K]."""
         order, paid = [], []

@@ -11,7 +11,7 @@ from .outcome import accuracies, headline, summary
 from .pictures import MOST_SITES
 from .promises import budget, max_drop, predicted
 from .reading import Run
-from .refined import refined
+from .refined import refined, reselected
 from .rounds import rounds
 from .sites import site_numbers, site_rows
 from .uncertain import PER_SITE, on_wrong_side, uncertain_units
@@ -42,6 +42,7 @@ def contents(run: Run) -> dict[str, Any]:
         "site_rows": [site_numbers(view) for view in run.views.values()],
         "rounds": rounds(m),
         "refined": refined(m),
+        "reselected": reselected(m),
         "compensations": compensations(m),
         "concentrations": any(v.concentration is not None for v in run.views.values()),
         "hyper_rows": hyper_rows(run.tree),

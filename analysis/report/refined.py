@@ -1,4 +1,4 @@
-"""What the search over sub-networks changed."""
+"""What a search over sub-networks changed."""
 
 from __future__ import annotations
 
@@ -24,3 +24,18 @@ def refined(m: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 RHAT = 1.05  # of chains that began at two searches
+
+
+def reselected(m: Mapping[str, Any]) -> dict[str, str] | None:
+    """Figures of the units that were chosen anew as text; None where none were."""
+    found = m.get("reselected")
+    if found is None:
+        return None
+    passes, values = found["passes"], found["log_prob"]
+    return {
+        "sweeps": f"{found['sweeps']:,}",
+        "chosen": f"{found['chosen']:,}" if found["chosen"] else "",
+        "before": f"{values[0]:.3f}",
+        "after": f"{values[found['chosen']]:.3f}",
+        "passes": f"{passes['forward'] + 2 * passes['backward']:,}",
+    }

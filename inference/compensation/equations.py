@@ -25,6 +25,23 @@ class Correction:
     after: float
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Means over rows; second moments are about the means where a layer has a bias.
+
+    Attributes:
+        xx: [features, features], of the inputs.
+        xr: [features, outputs], of inputs and residuals.
+        x: [features].
+        r: [outputs].
+    """
+
+    xx: Tensor
+    xr: Tensor
+    x: Tensor
+    r: Tensor
+
+
 class NormalEquations:
     r"""Ridge-regularised normal equations of a correction, summed up batch by batch in float64.
 
@@ -65,16 +82,29 @@ class NormalEquations:
     def solve(self, ridge: float) -> Correction:
         """The correction; with ``ridge`` 0 the one of least norm."""
         n = max(self.count, 1)
-        xx, xr, rr = self._xx, self._xr, self._rr
-        if self.intercept:  # the sums about the means
-            xx = xx - self._x[:, None] * self._x / n
-            xr = xr - self._x[:, None] * self._r / n
-            rr = rr - self._r.square().sum() / n
+        xx, xr = self._centred()
+        rr = self._rr - self._r.square().sum() / n if self.intercept else self._rr
         weight = _solve(xx, xr, ridge)
         bias = (self._r - self._x @ weight) / n if self.intercept else None
         left = rr - 2 * (weight * xr).sum() + (weight * (xx @ weight)).sum()
         scale = float(self._yy - self._y.square().sum() / n) or 1.0
         return Correction(weight, bias, float(self._rr) / scale, max(float(left), 0.0) / scale)
+
+    def moments(self) -> Moments:
+        """What the rows are like, for other fits than :meth:`solve`."""
+        n = max(self.count, 1)
+        xx, xr = self._centred()
+        return Moments(xx / n, xr / n, self._x / n, self._r / n)
+
+    def _centred(self) -> tuple[Tensor, Tensor]:
+        """The sums of x x^T and x r^T, about the means where there is an intercept."""
+        if not self.intercept:
+            return self._xx, self._xr
+        n = max(self.count, 1)
+        return (
+            self._xx - self._x[:, None] * self._x / n,
+            self._xr - self._x[:, None] * self._r / n,
+        )
 
 
 def _solve(xx: Tensor, xr: Tensor, ridge: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -12,23 +11,13 @@ from torch.utils._pytree import tree_map
 
 from ...model.errors import DirpruneError
 from ...model.graph.propagation import layer_of
-from ..evaluate import eval_mode
-from ..loop import call, move_batch
-from .equations import Correction, NormalEquations
-from .rows import (
-    Layer,
-    as_weight,
-    features_of,
-    holder,
-    input_rows,
-    out_axis,
-    output_rows,
-    sample_positions,
-)
+from ..loop import move_batch
+from .equations import Correction
+from .paired import PairedLayers
+from .rows import as_weight, features_of, holder, out_axis
 from .task import Report, Task
 
 LARGEST = 8192  # features of a layer: a matrix of their squares in float64 takes 0.5 GB
-CHUNK = 2**22  # numbers in the rows that are summed up at a time
 
 
 @torch.no_grad()
@@ -85,7 +74,7 @@ def least_squares(
             if features_of(layer) > LARGEST:
                 reason = f"it has {features_of(layer):,} inputs, more than {LARGEST:,}"
             else:
-                found = _Reconstruction(task, network, name, positions, seed).run(images, ridge)
+                found = _reconstruct(task, network, name, images, positions, ridge, seed)
                 if found is None:
                     reason = f"the network uses {weight} without calling its module"
         if found is None:
@@ -106,80 +95,20 @@ def _incomplete(task: Task) -> list[str]:
     return list(dict.fromkeys(c.weight for c in readers if not bool(keep[c.units].all())))
 
 
-class _Done(BaseException):
-    """A forward pass has come to its last call of the layer: what follows need not be computed."""
-
-
-class _Reconstruction:
-    """One layer: runs both networks on the images, and sums up what they read and compute."""
-
-    def __init__(
-        self, task: Task, network: nn.Module, name: str, positions: int, seed: int
-    ) -> None:
-        self.task, self.networks, self.name = task, (task.model.network, network), name
-        self.layer: Layer = network.get_submodule(name)  # type: ignore[assignment]
-        self.positions, self.seed = positions, seed
-        self.generator = torch.Generator().manual_seed(seed)
-        axis, graph = out_axis(self.layer), task.model.graph
-        units = graph.axes.get((f"{name}.weight", axis))
-        self.rows = slice(None) if units is None else task.keep[units].nonzero()[:, 0]
-        outputs = self.layer.weight.shape[axis]
-        self.equations = NormalEquations(
-            features_of(self.layer),
-            outputs,
-            intercept=self.layer.bias is not None,
-            device=self.layer.weight.device,
-        )
-        # The original's outputs at sampled positions, one entry for each call in a forward pass.
-        self.wanted: list[tuple[Tensor, Tensor]] = []
-        self.calls, self.seen = 0, 0  # in a forward pass, 0 before the first; so far in this one
-
-    def run(self, images: int, ridge: float) -> Correction | None:
-        """The correction; None where the network never calls the module."""
-        with ExitStack() as stack:
-            for network, hook in zip(self.networks, (self._see_original, self._see), strict=True):
-                stack.enter_context(eval_mode(network))
-                handle = network.get_submodule(self.name).register_forward_hook(
-                    hook, with_kwargs=True
-                )
-                stack.callback(handle.remove)
-            loader = stack.enter_context(self.task.seeded(self.seed, self.layer.weight.device))
-            for inputs in _first(loader, images, self.layer.weight.device):
-                for network in self.networks:
-                    self.seen = 0
-                    with suppress(_Done):
-                        call(network, inputs)
-                if self.wanted:
-                    raise DirpruneError(
-                        f"compensation {self.task.name!r}: the original network calls "
-                        f"{self.name!r} more often than the pruned one"
-                    )
-                self.calls = self.seen
-        return self.equations.solve(ridge) if self.equations.count else None
-
-    def _see_original(self, layer: nn.Module, args: Any, kwargs: Any, out: Tensor) -> None:
-        where = sample_positions(layer, out, self.positions, self.generator)
-        self.wanted.append((where, output_rows(layer, out, where)))
-        self._count()
-
-    def _see(self, layer: nn.Module, args: Any, kwargs: Any, out: Tensor) -> None:
-        if not self.wanted:  # called in the pruned network alone: nothing to compare with
-            return
-        where, wanted = self.wanted.pop(0)
-        x = args[0] if args else kwargs["input"]
-        step = max(1, CHUNK // (features_of(self.layer) * where.shape[1]))
-        wanted = wanted[:, self.rows].unflatten(0, where.shape)
-        for part in (slice(i, i + step) for i in range(0, len(where), step)):
-            target = wanted[part].flatten(0, 1)
-            now = output_rows(layer, out[part], where[part])
-            inputs = input_rows(self.layer, x[part], out[part], where[part])
-            self.equations.add(inputs, target - now, target)
-        self._count()
-
-    def _count(self) -> None:
-        self.seen += 1
-        if self.seen == self.calls:
-            raise _Done
+def _reconstruct(
+    task: Task, network: nn.Module, name: str, images: int, positions: int, ridge: float, seed: int
+) -> Correction | None:
+    """The correction of a layer; None where the network never calls the module."""
+    layer: Any = network.get_submodule(name)
+    units = task.model.graph.axes.get((f"{name}.weight", out_axis(layer)))
+    rows = {} if units is None else {name: task.keep[units].nonzero()[:, 0]}
+    pair = PairedLayers(
+        task.model.network, network, [name], rows=rows, positions=positions, seed=seed
+    )
+    device = layer.weight.device
+    with task.seeded(seed, device) as loader:
+        equations = pair.run(_first(loader, images, device))[name]
+    return equations.solve(ridge) if equations.count else None
 
 
 def _first(loader: Any, number: int, device: torch.device) -> Iterator[Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .analysis.posterior import posterior
     from .analysis.prior_predictive import prior_predictive
     from .analysis.subnetworks.posterior import subnetwork_posterior
+    from .analysis.subnetworks.reselect import reselect
     from .analysis.subnetworks.search import refine
     from .guides import (
         AutoDirichlet,
@@ -82,6 +83,7 @@ __all__ = [
     "refine",
     "register_resizer",
     "register_rule",
+    "reselect",
     "sample",
     "save",
     "subnetwork_posterior",
@@ -127,6 +129,7 @@ _HOME = {
     "refine": "analysis.subnetworks.search",
     "register_resizer": "model.resizing",
     "register_rule": "model.graph",
+    "reselect": "analysis.subnetworks.reselect",
     "sample": "inference.sample",
     "save": "model.storage",
     "subnetwork_posterior": "analysis.subnetworks.posterior",

@@ -48,12 +48,15 @@ def check_options(settings: Settings) -> None:
     check_numbers(
         settings,
         train_epochs=0, finetune_epochs=0, svi_epochs=1, restarts=1, particles=1, batch_size=1,
-        round_to=1, rounds=1, refine=0,
+        round_to=1, rounds=1, refine=0, reselect=0,
     )  # fmt: skip
     if settings.rounds > 1:
         _check_rounds(settings)
     if settings.refine:
-        _check_refine(settings)
+        _check_search(settings, "refine")
+    if settings.reselect:
+        _check_search(settings, "reselect")
+        _check_reselect(settings)
     check_shared(settings)
     if settings.temperature is not None and not 0 < settings.temperature < math.inf:
         raise DirpruneError(f"--temperature {settings.temperature}: expected a positive number")
@@ -75,17 +78,33 @@ def _check_rounds(settings: Settings) -> None:
         )
 
 
-def _check_refine(settings: Settings) -> None:
+def _check_search(settings: Settings, option: str) -> None:
     """Refuse what a changed decision would no longer be."""
+    given = f"--{option} {getattr(settings, option)}"
     if settings.rounds > 1:
         raise DirpruneError(
-            f"--refine {settings.refine} with --rounds {settings.rounds}: what the rounds left "
-            "made up for units that the search would take back; give one of them"
+            f"{given} with --rounds {settings.rounds}: what the rounds left made up for units that "
+            "the search would take back; give one of them"
         )
     if MAX_DROP in settings.budget:
         raise DirpruneError(
-            f"--refine {settings.refine} with --budget {MAX_DROP}={settings.budget[MAX_DROP]}: the "
-            "search changes the units whose loss was confirmed; give one of them"
+            f"{given} with --budget {MAX_DROP}={settings.budget[MAX_DROP]}: the search changes the "
+            "units whose loss was confirmed; give one of them"
+        )
+
+
+def _check_reselect(settings: Settings) -> None:
+    """Refuse what would choose units for another network than the one that comes out."""
+    given = f"--reselect {settings.reselect}"
+    if settings.refine:
+        raise DirpruneError(
+            f"{given} with --refine {settings.refine}: one chooses units for a network that least "
+            "squares reconstructs, the other for one that is only cut; give one of them"
+        )
+    if not any(parse_compensation(name)[0] == "least-squares" for name in settings.compensate):
+        raise DirpruneError(
+            f"{given} chooses units for a network that least squares reconstructs: add "
+            "--compensate least-squares"
         )
 
 

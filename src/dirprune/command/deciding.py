@@ -18,6 +18,7 @@ from ..analysis.decision.rounds import Rounds, prune_in_rounds
 from ..analysis.evidence import evidence
 from ..analysis.subnetworks.masks import keeps_all
 from ..analysis.subnetworks.posterior import inclusion, subnetwork_posterior
+from ..analysis.subnetworks.reselect import reselect
 from ..analysis.subnetworks.search import refine
 from ..analysis.tree import save_tree
 from ..inference.data import ImageData, loader
@@ -82,6 +83,11 @@ def decide_and_predict(
         )  # fmt: skip
     if s.refine:
         decision = _refine(s, data, model, decision, folder)
+    if s.reselect and not keeps_all(model, decision):
+        decision = reselect(
+            model, decision, batches_of(s, data, "train", shuffle=True), sweeps=s.reselect,
+            seed=seed_of([s.seed, 7]),
+        )  # fmt: skip
     # Other masks are those of other draws in one shot: of rounds there are none.
     predicted = predict_accuracy(
         model, decision, tree, _unselected(s, data), evidence=found, new_images=len(data.test)

@@ -95,7 +95,7 @@ class _Job(Job[Settings]):
         decision = self._stage("decision", lambda: self._decide(model, tree, found))
         if s.null_control:
             self._stage("null control", lambda: self._null_control(model, tree))
-        for key in ("predicted_accuracy", MAX_DROP, "refined"):
+        for key in ("predicted_accuracy", MAX_DROP, "refined", "reselected"):
             if key in decision.settings:
                 self.metrics[key] = decision.settings[key]
         pruned = prune(model, decision)

@@ -101,6 +101,14 @@ def run(
             "max_drop or rounds."
         ),
     ] = 0,
+    reselect: Annotated[
+        int,
+        typer.Option(
+            help="Sweeps over the sites (3 are usual; 0: none), each of which chooses their units "
+            "anew, at the decision's widths, so that least squares can make up for the others: "
+            "with --compensate least-squares. Not with max_drop, rounds or refine."
+        ),
+    ] = 0,
     evidence: Annotated[
         str,
         typer.Option(
@@ -187,6 +195,7 @@ def run(
         round_to=round_to,
         rounds=rounds,
         refine=refine,
+        reselect=reselect,
         weights=None if weights is None else str(weights),
         data_root=None if data_root is None else str(data_root),
         download=download,

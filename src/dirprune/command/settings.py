@@ -29,6 +29,7 @@ class Settings:
     round_to: int | None = None
     rounds: int = 1
     refine: int = 0
+    reselect: int = 0
     weights: str | None = None
     data_root: str | None = None
     download: bool = True

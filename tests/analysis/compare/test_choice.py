@@ -90,6 +90,16 @@ def test_a_refined_choice_adds_its_passes_and_keeps_the_widths(bench: Bench) -> 
     ]
 
 
+def test_units_chosen_anew_add_their_passes(bench: Bench) -> None:
+    choice = Chooser(parse_method("l1-norm+reselect:sweeps=2:images=30"), bench, "uniform").choose(
+        {"keep": 0.5}
+    )
+    # 20 images fit and 10 judge; the curvature, two networks at two sites three times, a judgement
+    # of each
+    assert choice.scoring == Passes(20 + 3 * 2 * 2 * 20 + 3 * 10, 20)
+    assert [len(u) for u in choice.decision.kept.values()] == [4, 3]
+
+
 def test_rounds_score_anew_in_each(bench: Bench) -> None:
     chooser = Chooser(parse_method("fisher:images=10+rounds=3"), bench, "uniform")
     choice = chooser.choose({"keep": 0.25})

@@ -27,6 +27,7 @@ def test_a_line_is_a_criterion_and_stages() -> None:
         ("fisher+rounds=6", False, False, True),
         ("l1-norm+refine", False, False, False),  # the search is ours
         ("reconstruction", False, False, False),  # and so is this criterion
+        ("l1-norm+reselect", False, False, False),
     ],
 )
 def test_what_a_method_needs(spec: str, reads: bool, fits: bool, rival: bool) -> None:

@@ -1,0 +1,222 @@
+"""Units chosen anew for reconstructed outputs: against regressions by hand and the compensation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from dirprune.analysis.decision.decide import decide
+from dirprune.analysis.evidence import evidence
+from dirprune.analysis.subnetworks.masks import masks_of
+from dirprune.analysis.subnetworks.reselect import _Reselection, reselect
+from dirprune.inference.compensation import compensate
+from dirprune.model.decision import Decision
+from dirprune.model.errors import DirpruneError
+from dirprune.model.surgery import prune
+from dirprune.model.switched import SwitchedNetwork
+
+Case = Any  # of conftest.py
+TINY = 1e-9  # a ridge that does nothing but keep matrices regular
+
+
+def some() -> Decision:
+    return Decision({"0": torch.tensor([0, 2, 5]), "2": torch.tensor([1, 3])})
+
+
+def log_prob(network: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    with torch.no_grad():
+        return -float(F.cross_entropy(network.eval()(inputs), targets))
+
+
+def batches(inputs: Tensor, targets: Tensor, size: int = 20) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(inputs, targets), batch_size=size)
+
+
+class Forked(nn.Module):
+    """Two sites that one layer reads together, and one after them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(4, 5)
+        self.c, self.d = nn.Linear(11, 7), nn.Linear(7, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([torch.tanh(self.a(x)), torch.tanh(self.b(x))], 1)
+        out: Tensor = self.d(torch.relu(self.c(both)))
+        return out
+
+
+class Maps(nn.Module):
+    """Convolutions with a batch norm, and a linear layer behind a flattened map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5)
+        self.b, self.c = nn.Conv2d(5, 6, 3, stride=2, bias=False), nn.Linear(6 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.b(torch.relu(self.norm(self.a(x)))))
+        out: Tensor = self.c(x.flatten(1))
+        return out
+
+
+@pytest.fixture(scope="module", params=["chain", "forked", "maps"])
+def problem(request: pytest.FixtureRequest) -> tuple[SwitchedNetwork, Tensor, Tensor, Decision]:
+    kind = request.param
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        kept = {"0": [0, 2, 5], "2": [1, 3]}
+        shape: tuple[int, ...] = (4,)
+        if kind == "chain":
+            net: Any = nn.Sequential(
+                nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)
+            )
+        elif kind == "forked":
+            net, kept = Forked(), {"a": [0, 2, 5], "b": [1, 4], "c": [0, 1, 4]}
+        else:
+            net, kept, shape = Maps(), {"a": [0, 3], "b": [1, 2, 4]}, (1, 7, 7)
+        net = net.double()
+        inputs = torch.randn(90, *shape, dtype=torch.float64)
+        targets = net(inputs).softmax(1).multinomial(1)[:, 0]
+    model = SwitchedNetwork(net, inputs[:2], num_data=90)
+    return model, inputs, targets, Decision({n: torch.tensor(u) for n, u in kept.items()})
+
+
+def test_it_judges_the_network_that_least_squares_leaves(
+    problem: tuple[SwitchedNetwork, Tensor, Tensor, Decision],
+) -> None:
+    """At the start's units and at the chosen ones; all positions are used, as maps are small."""
+    model, inputs, targets, start = problem
+    found = reselect(model, start, batches(inputs, targets), images=90, positions=50, ridge=TINY)
+    told = found.settings["reselected"]
+    fitting = batches(inputs[30:], targets[30:])
+    for decision, place in ((start, 0), (found, told["chosen"])):
+        network = compensate(
+            [f"least-squares:positions=50:ridge={TINY}"], model, decision,
+            prune(model, decision), fitting,
+        ).network  # fmt: skip
+        value = log_prob(network, inputs[:30], targets[:30])
+        # two ways to solve normal equations whose condition is the ridge's inverse at the worst
+        assert told["log_prob"][place] == pytest.approx(value, abs=1e-5)
+    assert told["log_prob"][told["chosen"]] == max(told["log_prob"])
+    assert len(told["log_prob"]) == 4
+    widths = {name: len(units) for name, units in start.kept.items()}
+    assert {name: len(units) for name, units in found.kept.items()} == widths
+    assert found.probability == {}
+
+
+def test_a_site_is_chosen_by_the_greedy_regression_of_outputs_that_stay(case: Case) -> None:
+    """Site "2" stands pruned: layer 2 is asked for two outputs, weighed by their curvature."""
+    model, inputs, targets = case.model, case.inputs, case.targets
+    a, b, c = (model.network[i] for i in (0, 2, 4))
+    work = _Reselection(model, inputs, targets, 10, TINY, 0)
+    masks = work.visit("0", masks_of(model, some()), choose=True)
+
+    hidden = torch.tanh(a(inputs)).detach()
+    wanted = b(hidden).detach().requires_grad_()
+    loss = F.cross_entropy(c(torch.tanh(wanted)), targets, reduction="sum")
+    weight = torch.autograd.grad(loss, wanted)[0].square().mean(0)[[1, 3]]
+    y = wanted.detach()[:, [1, 3]]
+
+    def error(units: list[int]) -> float:
+        x = torch.cat([hidden[:, units], torch.ones(60, 1)], 1)
+        fit = x @ torch.linalg.lstsq(x, y, driver="gelsd").solution
+        return float(((y - fit).square() * weight).sum())
+
+    left = list(range(6))
+    while len(left) > 3:
+        left.remove(min(left, key=lambda unit: error([u for u in left if u != unit])))
+    assert masks["0"].nonzero()[:, 0].tolist() == left
+
+    # The next site is chosen by what its layer reads now, of which the outputs all stay.
+    masks = work.visit("2", masks, choose=True)
+    x = torch.cat([hidden[:, left], torch.ones(60, 1)], 1)
+    refitted = torch.tanh(x @ torch.linalg.lstsq(x, wanted.detach()).solution)
+    logits = c(torch.tanh(wanted.detach())).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(F.cross_entropy(logits, targets, reduction="sum"), logits)
+
+    def second(units: list[int]) -> float:
+        x = torch.cat([refitted[:, units], torch.ones(60, 1)], 1)
+        fit = x @ torch.linalg.lstsq(x, logits.detach(), driver="gelsd").solution
+        return float(((logits.detach() - fit).square() * slope.square().mean(0)).sum())
+
+    left = list(range(5))
+    while len(left) > 2:
+        left.remove(min(left, key=lambda unit: second([u for u in left if u != unit])))
+    assert masks["2"].nonzero()[:, 0].tolist() == left
+
+
+def test_it_counts_its_passes_and_leaves_the_network_alone(case: Case) -> None:
+    before = {k: v.clone() for k, v in case.model.network.state_dict().items()}
+    told = reselect(case.model, some(), case.loader, sweeps=2, images=60).settings["reselected"]
+    # 40 fit and 20 judge: the curvature; two networks for two sites at the start and in two
+    # sweeps; what each of these left
+    assert told["passes"] == {"forward": 40 + 3 * 2 * 2 * 40 + 3 * 20, "backward": 40}
+    assert (told["sweeps"], told["images"]) == (2, 60)
+    for name, value in case.model.network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_the_same_seed_gives_the_same_and_generators_stay(case: Case) -> None:
+    data = TensorDataset(case.inputs, case.targets)
+    loader: Any = DataLoader(data, batch_size=20, shuffle=True)
+    state = torch.random.get_rng_state()
+    found = [reselect(case.model, some(), loader, images=45) for _ in range(2)]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert found[0].settings == found[1].settings
+    assert all(torch.equal(found[0].kept[n], found[1].kept[n]) for n in found[0].kept)
+
+
+def test_a_site_that_keeps_all_its_units_is_left_alone(case: Case) -> None:
+    start = Decision({"0": torch.arange(6), "2": torch.tensor([1, 3])})
+    found = reselect(case.model, start, case.loader, sweeps=1)
+    assert torch.equal(found.kept["0"], torch.arange(6))
+    assert len(found.kept["2"]) == 2
+
+
+def test_features_of_flattened_channels_stay() -> None:
+    """And the channels that they are parts of; other sites are chosen anew."""
+    torch.manual_seed(1)
+    inputs, targets = torch.randn(24, 1, 7, 7), torch.randint(3, (24,))
+    model = SwitchedNetwork(Maps(), inputs[:2], num_data=24, flatten="features")
+    start = decide(model, evidence("random", model), keep=0.6)
+    found = reselect(model, start, batches(inputs, targets), sweeps=2, images=24)
+    assert set(start.kept) == {"a", "b", "c.inputs"}
+    for name in ("b", "c.inputs"):
+        assert torch.equal(found.kept[name], start.kept[name])
+    assert len(found.kept["a"]) == len(start.kept["a"]) < 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sweeps": 0}, "sweeps=0: expected a whole number of at least 1"),
+        ({"images": 2.5}, "images=2.5: expected a whole number of at least 1"),
+        ({"images": 2}, "2 training images: expected at least 3"),
+    ],
+)
+def test_bad_numbers_are_refused(options: dict[str, Any], message: str, case: Case) -> None:
+    with pytest.raises(DirpruneError, match=message):
+        reselect(case.model, some(), case.loader, **options)
+
+
+def test_a_decision_that_keeps_all_is_refused(case: Case) -> None:
+    whole = Decision({"0": torch.arange(6), "2": torch.arange(5)})
+    with pytest.raises(DirpruneError, match="keeps every unit"):
+        reselect(case.model, whole, case.loader)
+
+
+def test_layers_that_no_regression_describes_are_refused() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+    net = nn.Sequential(nn.Linear(5, 8), layer, nn.Flatten(), nn.Linear(24, 3))
+    inputs, targets = torch.randn(9, 3, 5), torch.randint(3, (9,))
+    model = SwitchedNetwork(net, inputs[:2], num_data=9)
+    start = Decision({n: torch.arange(max(1, s.size // 2)) for n, s in model.sites.items()})
+    with pytest.raises(DirpruneError, match=r"reselect needs the outputs of 1\.self_attn\.out"):
+        reselect(model, start, batches(inputs, targets), images=9)
