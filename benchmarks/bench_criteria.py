@@ -26,11 +26,11 @@ from dirprune.command import main
 
 RIVALS = (
     "random,l1-norm,l2-norm,apoz,taylor,fisher,leave-one-out,shapley,shapley:std=0,sbp,bmrs,"
-    "l1-norm+rounds=6,fisher+rounds=6"
+    "l1-norm+rounds=6,fisher+rounds=6,fisher+rounds-least-squares=6"
 )
 OURS = (
     "removal-cost,concentration,mean,snr,among-best,removal-cost+rounds=6,l1-norm+refine,"
-    "removal-cost+refine,reconstruction"
+    "removal-cost+refine,reconstruction,reconstruction+reselect"
 )
 SHARES = "keep=0.9,keep=0.8,keep=0.7,keep=0.6,keep=0.5,keep=0.4,keep=0.3,keep=0.2,keep=0.1"
 JOBS: dict[str, dict[str, str]] = {
