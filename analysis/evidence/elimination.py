@@ -64,10 +64,15 @@ class Elimination:
         for layer in self._layers:
             layer.remove(unit)
 
-    def down_to(self, width: int) -> Tensor:
-        """[K]: which units are left when so many are."""
-        while int(self._left.sum()) > width:
-            self.remove(int(self.costs().argmin()))
+    def down_to(self, numbers: Tensor, kinds: Tensor) -> Tensor:
+        """[K]: which units are left when so many of each kind are.
+
+        Args:
+            numbers: [kinds].
+            kinds: [K], the kind of each unit.
+        """
+        while bool((spare := kinds[self._left].bincount(minlength=len(numbers)) - numbers).any()):
+            self.remove(int(self.costs().masked_fill(spare[kinds] <= 0, torch.inf).argmin()))
         return self._left.clone()
 
     def order(self) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +49,18 @@ def split(table: CostTable, values: Tensor) -> dict[str, Tensor]:
 def kept_of(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Site -> the units that stay, as a :class:`Decision` has them."""
     return {name: mask.nonzero()[:, 0] for name, mask in masks.items()}
+
+
+def equal_in_cost(table: CostTable) -> dict[str, Tensor]:
+    """Site -> [K], the kind of each unit; units of a kind can change places at no cost.
+
+    They have the same shares in every term of every cost. Units of one layer do; channels of a
+    residual stream that grows on its way through the network are read by more layers or by fewer.
+    """
+    terms = [term for _, terms in table.terms.values() for term in terms]
+    shares = np.stack([counts for term in terms for counts in (term.rows, term.columns)])
+    found = split(table, torch.from_numpy(shares.T))
+    return {name: of.unique(dim=0, return_inverse=True)[1] for name, of in found.items()}
 
 
 def within_channels(

@@ -25,7 +25,7 @@ from ..evidence.readers import reading_layers
 from ..evidence.reconstruction import POSITIONS, RIDGE, ridged
 from ..evidence.scores import Passes
 from ..evidence.switches import fixed_images, grid, take, usual_batch
-from .masks import Masks, kept_of, masks_of
+from .masks import Masks, equal_in_cost, kept_of, masks_of
 
 SWEEPS, IMAGES = 3, 3072
 
@@ -45,9 +45,9 @@ def reselect(
 
     The criterion "reconstruction" takes each site alone, the others whole. When most of a network
     goes, that asks for what is not needed, the outputs that go themselves, and counts on what will
-    not be there, the inputs as they were. So: site by site, in the order of the graph, the units
-    of the decision's width are chosen anew by the same backward elimination
-    (:class:`~dirprune.analysis.evidence.elimination.Elimination`) of
+    not be there, the inputs as they were. So: site by site, in the order of the graph, as many
+    units as the decision keeps are chosen anew, so that no cost changes, by the same backward
+    elimination (:class:`~dirprune.analysis.evidence.elimination.Elimination`) of
 
     .. math:: \tfrac12 \sum_{o \text{ stays}} f_o\, E\left[(y_o - w_o^T \hat x_S)^2\right]
         + \text{ridge},
@@ -148,6 +148,7 @@ class _Reselection:
         self._readers = reading_layers(model, "reselect")
         self._curvature = curvature(model, self._readers, inputs, targets, "reselect")
         self._network = copy.deepcopy(model.network).eval()
+        self._kinds = equal_in_cost(model.costs)
         self._visits = 0
         self.passes = Passes(len(targets), len(targets))
 
@@ -195,7 +196,9 @@ class _Reselection:
                 fit.regression(self._curvature[name] * self._writes(name, keep))
                 for name, fit in fits.items()
             ]
-            left = Elimination(len(masks[site]), regressions).down_to(int(masks[site].sum()))
+            kinds = self._kinds[site]
+            numbers = kinds[masks[site]].bincount(minlength=int(kinds.max()) + 1)
+            left = Elimination(len(kinds), regressions).down_to(numbers, kinds)
             masks = {**masks, site: left}
         for fit in fits.values():
             fit.write(masks[site])

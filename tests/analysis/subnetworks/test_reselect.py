@@ -17,6 +17,7 @@ from dirprune.analysis.subnetworks.reselect import _Reselection, reselect
 from dirprune.inference.compensation import compensate
 from dirprune.model.decision import Decision
 from dirprune.model.errors import DirpruneError
+from dirprune.model.networks import build_network
 from dirprune.model.surgery import prune
 from dirprune.model.switched import SwitchedNetwork
 
@@ -170,6 +171,20 @@ def test_the_same_seed_gives_the_same_and_generators_stay(case: Case) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     assert found[0].settings == found[1].settings
     assert all(torch.equal(found[0].kept[n], found[1].kept[n]) for n in found[0].kept)
+
+
+def test_costs_stay_where_a_stream_grows() -> None:
+    """The stream of resnet20 has channels of 3 stages, of which each has its own multiply-adds."""
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(12, 3, 8, 8), torch.randint(10, (12,))
+    network = build_network("resnet20", num_classes=10, in_channels=3, size=8)
+    model = SwitchedNetwork(network, inputs[:2], num_data=12)
+    start = decide(model, evidence("random", model), keep=0.3, widths="uniform")
+    found = reselect(model, start, batches(inputs, targets), sweeps=2, images=12)
+    assert any(not torch.equal(found.kept[n], start.kept[n]) for n in found.kept)
+    for what in ("macs", "params"):
+        assert model.costs.total(what, found.kept) == model.costs.total(what, start.kept)
+    prune(model, found)(inputs)
 
 
 def test_a_site_that_keeps_all_its_units_is_left_alone(case: Case) -> None:
