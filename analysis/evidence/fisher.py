@@ -34,8 +34,9 @@ def fisher(material: Material, *, images: int = FISHER_IMAGES) -> Evidence:
     scores = {n: torch.zeros(s.size, dtype=torch.float64) for n, s in model.sites.items()}
     with material.batches(images) as batches:
         bar = tqdm(batches, desc="fisher", unit="batch", disable=None, leave=False)
-        for slopes in example_slopes(model, bar):
-            count += len(next(iter(slopes.values())))
+        for inputs, targets in bar:
+            _, slopes = example_slopes(model, inputs, targets)
+            count += len(targets)
             for site, slope in slopes.items():
                 scores[site] += slope.double().square().sum(0)
     return Evidence(

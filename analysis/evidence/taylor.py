@@ -38,7 +38,8 @@ def taylor(
     parts: dict[str, list[Tensor]] = {site: [] for site in model.sites}
     with material.batches(images) as batches:
         bar = tqdm(batches, desc="taylor", unit="batch", disable=None, leave=False)
-        for slopes in example_slopes(model, bar):
+        for inputs, targets in bar:
+            _, slopes = example_slopes(model, inputs, targets)
             for site, slope in slopes.items():
                 parts[site].append(slope)
     # How batches are even is known when all images have been seen: slopes are held, a number for

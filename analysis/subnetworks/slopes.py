@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
+from ..evidence.slopes import example_slopes
 from ..evidence.switches import take, usual_batch
 
 
@@ -50,26 +50,15 @@ def slopes(
     Raises:
         DirpruneError: outputs that are not finite.
     """
-    gains = _rows(model, masks)
-    total = 0.0
+    gains, total = _rows(model, masks), 0.0
     first = {name: torch.zeros(len(mask), dtype=torch.float64) for name, mask in masks.items()}
     second = {name: torch.zeros_like(sums) for name, sums in first.items()}
     for x, y in _parts(inputs, targets):
-        rows = {name: g.repeat(len(y), 1).requires_grad_() for name, g in gains.items()}
-        with torch.enable_grad():
-            outputs = model.outputs_at_gains(x, rows)
-            if not bool(outputs.isfinite().all()):
-                raise DirpruneError(
-                    "the masked network's outputs are not finite: look at the images and the "
-                    "weights"
-                )
-            log_prob = model.likelihood(outputs).log_prob(y)
-            # Each example has a row of gains, and examples do not mix (eval mode).
-            found = torch.autograd.grad(log_prob.sum(), list(rows.values()))
-        total += float(log_prob.detach().double().sum())
-        for name, slope in zip(masks, found, strict=True):
-            first[name] += slope.double().sum(0).cpu()
-            second[name] += slope.double().square().sum(0).cpu()
+        log_prob, found = example_slopes(model, x, y, gains)
+        total += float(log_prob.double().sum())
+        for name, slope in found.items():
+            first[name] += slope.double().sum(0)
+            second[name] += slope.double().square().sum(0)
     number = len(targets)
     change = {
         name: ((1 - 2 * mask.double()) * first[name] - second[name] / 2) / number

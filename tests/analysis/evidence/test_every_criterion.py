@@ -68,7 +68,7 @@ def test_batches_that_are_cut_change_nothing(
     problem: Problem, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evidence(name, problem.model, None, problem.loader)
-    for module in ("apoz", "reconstruction", "switches"):
+    for module in ("apoz", "curvature", "switches"):
         monkeypatch.setattr(f"dirprune.analysis.evidence.{module}.usual_batch", lambda _: 3)
     for site, scores in evidence(name, problem.model, None, problem.loader).items():
         torch.testing.assert_close(scores.scores, whole[site].scores, rtol=1e-9, atol=1e-12)

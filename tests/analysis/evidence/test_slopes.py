@@ -158,3 +158,11 @@ def test_generators_are_put_back_after_an_error(problem: Problem) -> None:
         fixed_images(problem.model, loader, 6)
     assert torch.equal(own.get_state(), state)
     assert torch.equal(torch.get_rng_state(), general)
+
+
+@pytest.mark.parametrize("name", ["fisher", "taylor"])
+def test_images_that_are_not_finite_are_refused(problem: Problem, name: str) -> None:
+    inputs, targets = next(iter(problem.loader))
+    bad = [(inputs * torch.nan, targets)]
+    with pytest.raises(DirpruneError, match="outputs are not finite"):
+        evidence(name, problem.model, None, bad)
