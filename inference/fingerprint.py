@@ -19,6 +19,14 @@ def readable(part: object) -> str:
     return getattr(part, "__qualname__", None) or repr(part)
 
 
+def told(model: SwitchedNetwork) -> dict[str, Any]:
+    """What settings say of the model."""
+    return {
+        "temperature": model.temperature, "scaling": model.scaling, "num_data": model.num_data,
+        "prior": readable(model.prior), "likelihood": readable(model.likelihood),
+    }  # fmt: skip
+
+
 def fingerprint(model: SwitchedNetwork) -> dict[str, Any]:
     """What tells one posterior from another: sites, prior, function and the frozen weights."""
     crc = 0

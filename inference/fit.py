@@ -16,7 +16,7 @@ from torch import Tensor
 from ..guides import GUIDES, check_options, make_guide
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
-from .fingerprint import fingerprint, readable
+from .fingerprint import fingerprint, told
 from .loop import Checkpoint, Loader, batches_in, run_epochs, seed_of
 from .svi import Svi
 
@@ -137,11 +137,7 @@ def fit(
             "particles": particles,
             "lr": lr,
             "seed": seed,
-            "temperature": model.temperature,
-            "scaling": model.scaling,
-            "num_data": model.num_data,
-            "prior": readable(model.prior),
-            "likelihood": readable(model.likelihood),
+            **told(model),
         }
         identity = {**fitted.settings, **of_model}
         identity.pop("restarts")  # one more restart leaves the others as they are

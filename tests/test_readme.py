@@ -94,7 +94,7 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         }.get(arguments[0], [])  # fmt: skip
         assert main([*arguments, *few]) == 0, arguments
         ran += 1
-    assert ran == 22
+    assert ran == 23
 
 
 def test_options_of_commands_that_need_a_download_exist(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ...inference.compensation import COMPENSATIONS, Report, parse_compensation
 from ...inference.compensation import compensate as apply_compensations
-from ...inference.fingerprint import fingerprint, readable
+from ...inference.fingerprint import fingerprint, readable, told
 from ...inference.fit import GuideSpec, fit
 from ...inference.loop import Checkpoint, Loader, batches_in, seed_of
 from ...inference.steps import Steps
@@ -180,12 +180,9 @@ def prune_in_rounds(
     way.check(rounds)
     schedule = Schedule(model, budget, widths, round_to, rounds)
     settings = {**schedule.settings, "rounds": rounds, **way.settings()}
-    made_with = {
-        "temperature": model.temperature, "scaling": model.scaling, "num_data": model.num_data,
-        "likelihood": readable(model.likelihood),
-        "batches": None if loader is None else batches_in(loader),
-    }  # fmt: skip
-    keeper = Checkpoint(path, settings | made_with | fingerprint(model) if path else {}, resume)
+    batches = None if loader is None else batches_in(loader)
+    made_with = {**settings, **told(model), "batches": batches}
+    keeper = Checkpoint(path, made_with | fingerprint(model) if path else {}, resume)
     left, done = Left(model), []
     with tqdm(total=rounds, desc="rounds", unit="round", disable=None, leave=False) as bar:
         if (saved := keeper.read()) is not None:
