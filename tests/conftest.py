@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -31,6 +32,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 Randomise = Callable[[nn.Module], nn.Module]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The command line's tests come first: theirs are the long runs that the tests of a file share.
+
+    A process that has nothing left takes tests from the end of what the other one has, and makes
+    again what these share: that had better be little.
+    """
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test starts from the same random state, and from an empty Pyro store."""
@@ -43,17 +54,21 @@ def _seeded() -> None:
 def with_few_draws() -> Callable[[], AbstractContextManager[None]]:
     """Within it, the command line takes 50 draws on 50 images where their quality is not the point.
 
-    The usual 500 on 250 take most of the seconds of a small run.
+    The usual 500 on 250 take most of the seconds of a small run, and 20 rounds of timing one more.
     """
 
     @contextmanager
     def few_draws() -> Iterator[None]:
         from dirprune.analysis.posterior import posterior
+        from dirprune.inference.latency import measure_latency
 
         few = partial(posterior, draws=50, images=50, cost_draws=10, cost_images=50)
         with pytest.MonkeyPatch.context() as patch:
             for module in ("command.run", "analysis.compare.cell"):
                 patch.setattr(f"dirprune.{module}.posterior", few)
+            patch.setattr(
+                "dirprune.command.run.measure_latency", partial(measure_latency, rounds=5)
+            )
             yield
 
     return few_draws

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,13 @@ def refuse(*_: Any, **__: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+    with_few_draws: Callable[[], AbstractContextManager[None]],
+) -> tuple[Path, dict[str, Any]]:
     """A run under a budget in latency, interrupted in its fine-tuning and resumed."""
     folder = tmp_path_factory.mktemp("latency") / "out"
-    with pytest.MonkeyPatch.context() as patch:
+    with with_few_draws(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "finetune", interrupt)
         assert main(["run", "--out", str(folder), *ARGUMENTS]) == 130
     decision = json.loads((folder / "decision.json").read_text())

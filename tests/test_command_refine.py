@@ -111,6 +111,7 @@ def test_a_decision_that_keeps_everything_is_left_as_it_is(
         raise AssertionError("there is nothing to sample")
 
     monkeypatch.setattr(sampler, "step", never)
+    monkeypatch.setattr("dirprune.command.run.write_report", lambda folder: None)
     out = tmp_path / "out"
     with with_few_draws():
         assert main(["run", "--out", str(out), *QUICK, "--budget", "keep=1", "--refine", "3"]) == 0

@@ -92,6 +92,9 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "prior": ["--draws", "20"],
             "train": ["--train-epochs", "2", "--epochs", "2"],
         }.get(arguments[0], [])  # fmt: skip
+        for searched in ("--refine", "--reselect"):
+            if searched in arguments:
+                few = [*few, searched, "2"]
         assert main([*arguments, *few]) == 0, arguments
         ran += 1
     assert ran == 23

@@ -41,6 +41,23 @@ SMALLEST = (
     "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18",
     "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11", "vit_b_16",
 )  # fmt: skip
+# Deeper or wider than others of their family, and made of the same kinds of modules (which
+# `test_what_is_only_deeper_or_wider_has_no_other_modules` holds them to): their graphs take most of
+# the time and are slow tests.
+DEEPER_OR_WIDER = (
+    "convnext_small", "convnext_base", "convnext_large",
+    "densenet161", "densenet169", "densenet201",
+    *(f"efficientnet_b{i}" for i in range(1, 8)), "efficientnet_v2_m", "efficientnet_v2_l",
+    "mnasnet0_75", "mnasnet1_0", "mnasnet1_3", "mobilenet_v3_large",
+    "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf", "regnet_x_16gf", "regnet_x_32gf",
+    "regnet_y_800mf", "regnet_y_1_6gf", "regnet_y_3_2gf", "regnet_y_8gf", "regnet_y_16gf",
+    "regnet_y_32gf", "regnet_y_128gf",
+    "resnet34", "resnet101", "resnet152", "resnext101_32x8d", "resnext101_64x4d",
+    "wide_resnet50_2", "wide_resnet101_2",
+    "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0",
+    "swin_s", "swin_b", "swin_v2_s", "swin_v2_b",
+    "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14",
+)  # fmt: skip
 # What dirprune holds every cut to. Float64 rounds at 2e-16, a sum of n terms in another order
 # loses about sqrt(n), and the deepest of these networks has 200 layers of up to 25088 terms.
 EXACT = 1e-10
@@ -51,7 +68,46 @@ def test_every_family_is_tried() -> None:
     assert len(zoo.NAMES) >= 80
 
 
-@pytest.mark.parametrize("name", [name for name in zoo.NAMES if name not in SMALLEST])
+def _kinds(name: str) -> set[tuple[Any, ...]]:
+    """What a network is made of, numbers of modules and of channels aside."""
+    with zoo.skeletons():
+        network = zoo.build(name, zoo.usual_size(name), num_classes=1000)
+    found: set[tuple[Any, ...]] = set()
+    for module in network.modules():
+        # Children of a list or a sequence, and of blocks numbered 1, 2, ..., are counted by depth.
+        parts = {part for part, _ in module.named_children() if not any(map(str.isdigit, part))}
+        found.add((type(module), *sorted(parts)))
+        if isinstance(module, nn.Linear):
+            found.add((nn.Linear, module.bias is None))
+        if isinstance(module, nn.Conv2d):
+            patches = module.kernel_size == module.stride  # of whatever size
+            size = () if patches else (module.kernel_size, module.stride, module.padding)
+            groups = {1: "one", module.in_channels: "each"}.get(module.groups, "some")
+            found.add((nn.Conv2d, size, module.dilation, groups, module.bias is None))
+    return found
+
+
+def test_what_is_only_deeper_or_wider_has_no_other_modules() -> None:
+    """Than the networks of its family whose graphs are built by default."""
+    assert set(DEEPER_OR_WIDER) <= set(zoo.NAMES) - set(SMALLEST)
+    tried: dict[str, set[tuple[Any, ...]]] = {}
+    for name in set(zoo.NAMES) - set(DEEPER_OR_WIDER):
+        tried.setdefault(zoo.family(name), set()).update(_kinds(name))
+    for name in DEEPER_OR_WIDER:
+        assert _kinds(name) <= tried[zoo.family(name)], name
+    # It tells kinds apart: these two have blocks, or groups, that their family's smallest lacks.
+    for name, smallest in (("resnext50_32x4d", "resnet18"), ("swin_v2_t", "swin_t")):
+        assert not _kinds(name) <= _kinds(smallest)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in DEEPER_OR_WIDER else [])
+        for name in zoo.NAMES
+        if name not in SMALLEST
+    ],
+)
 def test_most_parameters_are_prunable(name: str) -> None:
     """Of all others, on the meta device: shapes alone, whatever the size of the network."""
     network, graph = zoo.graph_of(name)
