@@ -17,6 +17,8 @@ from .classes import check_classes
 from .evaluate import eval_mode
 from .loop import Checkpoint, Loader, NonFiniteError, batches_in, call, run_epochs
 
+LONGEST = 2.0  # of a gradient in fine-tuning
+
 
 def train(
     network: nn.Module,
@@ -65,14 +67,22 @@ def finetune(
 ) -> list[float]:
     """Train a pruned network on, by default with a smaller step; arguments as in :func:`train`.
 
+    Gradients that are longer than 2 are shortened to that (Pascanu et al.). What a deep cut leaves
+    is far off, and the softened divergence weighs that by T: at full length the first steps could
+    leave ReLUs that fire for no image, from which nothing comes back.
+
     With a ``teacher`` (the unpruned network) the loss is half the cross-entropy of the labels and
     half the KL divergence from the teacher's probabilities, softened by T = 4 and scaled by T^2.
 
     References:
         Geoffrey Hinton, Oriol Vinyals, Jeff Dean, "Distilling the Knowledge in a Neural Network",
         2015, arXiv 1503.02531.
+
+        Razvan Pascanu, Tomas Mikolov, Yoshua Bengio, "On the difficulty of training recurrent
+        neural networks", 2013, arXiv 1211.5063.
     """
-    job = _Sgd(network, teacher, lr, weight_decay, epochs * batches_in(loader))
+    steps = epochs * batches_in(loader)
+    job = _Sgd(network, teacher, lr, weight_decay, steps, longest=LONGEST)
     return _run(job, loader, "fine-tuning", epochs, seed, checkpoint, resume, progress)
 
 
@@ -113,9 +123,16 @@ class _Sgd:
     warm_up = 0.05  # share of the steps
 
     def __init__(
-        self, network: nn.Module, teacher: nn.Module | None, lr: float, decay: float, steps: int
+        self,
+        network: nn.Module,
+        teacher: nn.Module | None,
+        lr: float,
+        decay: float,
+        steps: int,
+        longest: float = math.inf,
     ) -> None:
         self.network, self.teacher, self.lr, self.decay = network, teacher, lr, decay
+        self.longest = longest
         weights = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
         others = [p for p in network.parameters() if p.requires_grad and p.dim() <= 1]
         if not weights and not others:
@@ -156,8 +173,9 @@ class _Sgd:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         value = loss.item()
-        grads = [p.grad for p in self.network.parameters() if p.grad is not None]
-        if not (math.isfinite(value) and bool(nn.utils.get_total_norm(grads).isfinite())):
+        moved = [p for p in self.network.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None])
+        if not (math.isfinite(value) and bool(norm.isfinite())):
             with torch.no_grad():  # the running statistics of batch norms have seen the NaN
                 for buffer, old in zip(self.network.buffers(), before, strict=True):
                     buffer.copy_(old)
@@ -166,6 +184,8 @@ class _Sgd:
                 f"{self._places(inputs, logits)}. Use a smaller step size (lr={self.lr}), or mend "
                 "the data"
             )
+        if norm > self.longest:
+            nn.utils.clip_grads_with_norm_(moved, self.longest, norm)
         self.optimizer.step()
         self.schedule.step()
         self.steps_done += 1
