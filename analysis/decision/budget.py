@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...model.cost import CostTable, Term
 from ...model.errors import DirpruneError
+from .refill import Room, refill, refill_blocks
 from .removal import (
     Blocks,
     Cost,
@@ -44,14 +45,9 @@ def keep_within(
     one unit stays, and all of those without evidence, which ``fixed`` marks. The target of "keep"
     is rounded to a whole number of units.
 
-    Where units are parts of others (features of flattened channels), a channel takes its features
-    with it, and the last feature its channel where nothing else reads it; what a removal saves
-    counts all that goes. Of "keep" as many units stay as come back one by one, best first, when the
-    last to go took more than one with it.
-
-    Of several budgets, one whose own decision is within all others decides alone: a decision that
-    is best under fewer bounds, and within all, is best. Where there is none, two bounds bind, and
-    what a unit saves is
+    Of several budgets, one whose own removals leave the network within all others decides alone: a
+    decision that is best under fewer bounds, and within all, is best. Where there is none, two
+    bounds bind, and what a unit saves is
 
     .. math:: \sum_b \frac{d_b(u)}{f_b} \cdot \frac{\max(0, c_b - t_b)}{f_b}
 
@@ -60,50 +56,54 @@ def keep_within(
     excesses. So a budget's price is what it is exceeded by: the one that is further from being met
     counts for more, one that is met for nothing, and nothing jumps where one becomes so.
 
+    Then removed units come back one by one, while all budgets stay met: the last to go may have
+    been a large one, and what went for one budget may have become cheap by what went for another.
+    Of those that fit, the best is next: the one with the highest score, divided if ``per_cost`` by
+    what it costs now in the budget that decided alone, or by the largest share
+    :math:`\max_b p_b(u) / (t_b - c_b)` that its price takes of what is left, where several did. Of
+    equals the one with the last index comes first, since it would have gone last. A unit with a
+    negative score per cost does harm, and stays away. In the end no other unit fits. Decisions
+    under a smaller and a larger budget need not be nested.
+
+    Where units are parts of others (features of flattened channels), a channel takes its features
+    with it, and the last feature its channel where nothing else reads it; what a removal saves
+    counts all that goes. A feature brings its channel back, a channel those of its features that
+    there is no evidence about, and the price is that of all that comes; without ``per_cost`` these
+    come after all that come alone.
+
     With ``round_to`` units are chosen in the same order, and go when as many are chosen in their
     site as make a block (:func:`~.removal.block_sizes`); one block stays in each site, a site that
-    is smaller stays whole. Then blocks come back, best first, where they fit.
+    is smaller stays whole. Then blocks come back, of each site the units with the highest scores,
+    by their mean score, divided if ``per_cost`` by the mean of what they cost each alone.
 
     Raises:
         DirpruneError: the budgets cannot be met; the message names the smallest that can.
     """
-    if len(budgets) > 1:
-        for what, share in budgets.items():
-            kept = keep_within(
-                table, scores, fixed, {what: share}, per_cost=per_cost, round_to=round_to
-            )
-            if is_within(table, kept, budgets):
-                return kept
-    cut = _by_score(table, scores, fixed, budgets, per_cost, round_to)
-    if cut.costs.met:
-        if round_to > 1:
-            cut.fill(scores)
-        elif "keep" in budgets and not table.nesting.is_flat:
-            cut.fill_closed(scores, fixed)
-        return cut.kept
-    # What is left by score is one unit (or block) a site, and they are too dear. Take the cheapest
-    # ones instead, and of the others what fits, best first.
-    for cheapest in budgets:
-        cut = _smallest(table, fixed, budgets, cheapest, round_to)
-        if cut.costs.met:
-            if table.nesting.is_flat:
-                cut.fill(scores)
-            else:
-                cut.fill_closed(scores, fixed)
-            return cut.kept
-    if len(budgets) > 1:  # each can be met alone, or it would have said so above
-        named = ", ".join(f"{what}={share}" for what, share in budgets.items())
-        raise DirpruneError(f"budgets {named}: no decision was found that is within all of them")
-    ((what, share),) = budgets.items()
-    full, (least,) = full_cost(table, what), cut.costs.left
-    one = "one unit" if round_to == 1 else f"{round_to} channels, or all where there are fewer,"
-    rounded = "" if round_to == 1 else f" with round_to={round_to}"
-    raise DirpruneError(
-        f"budget {what}={share}{rounded}: {target(what, share, full):,} of {full:,} "
-        f"{'units' if what == 'keep' else what}, but at least {least:,} must stay ({one} in "
-        f"each site, and all without evidence); the smallest possible is {what}="
-        f"{up(least, full)}"
-    )
+    # First each of several alone.
+    deciders = [[what] for what in budgets] if len(budgets) > 1 else []
+    for deciding in [*deciders, list(budgets)]:
+        kept = _decided(table, scores, fixed, budgets, deciding, per_cost, round_to)
+        if kept is not None and is_within(table, kept, budgets):
+            room = _room(table, kept, budgets, deciding)
+            if round_to > 1:
+                sizes = block_sizes(table, round_to)
+                return refill_blocks(table, room, scores, kept, sizes, per_cost=per_cost)
+            return refill(table, room, scores, fixed, kept, per_cost=per_cost)
+    for what, share in budgets.items():
+        least = _smallest(table, fixed, {what: share}, what, round_to).costs.left[0]
+        full = full_cost(table, what)
+        if least <= (most := target(what, share, full)):
+            continue
+        one = "one unit" if round_to == 1 else f"{round_to} channels, or all where there are fewer,"
+        rounded = "" if round_to == 1 else f" with round_to={round_to}"
+        raise DirpruneError(
+            f"budget {what}={share}{rounded}: {most:,} of {full:,} "
+            f"{'units' if what == 'keep' else what}, but at least {least:,} must stay ({one} in "
+            f"each site, and all without evidence); the smallest possible is {what}="
+            f"{up(least, full)}"
+        )
+    named = ", ".join(f"{what}={share}" for what, share in budgets.items())
+    raise DirpruneError(f"budgets {named}: no decision was found that is within all of them")
 
 
 def smallest_share(table: CostTable, fixed: Bools, what: str, round_to: int = 1) -> float:
@@ -152,6 +152,37 @@ def by_site(table: CostTable, kept: Bools) -> dict[str, Tensor]:
         name: torch.from_numpy(kept[units].nonzero()[0])
         for name, units in zip(table.sites, site_units(table), strict=True)
     }
+
+
+def _decided(
+    table: CostTable,
+    scores: Floats,
+    fixed: Bools,
+    budgets: Mapping[str, float],
+    deciding: Sequence[str],
+    per_cost: bool,
+    round_to: int,
+) -> Bools | None:
+    """What is left when the deciding budgets are met; None where no way to that is known."""
+    own = {what: budgets[what] for what in deciding}
+    cut = _by_score(table, scores, fixed, own, per_cost, round_to)
+    # What is left by score is one unit (or block) a site, and they may be too dear. Then the
+    # cheapest ones stay instead.
+    for cheapest in deciding:
+        if cut.costs.met:
+            return cut.kept
+        cut = _smallest(table, fixed, own, cheapest, round_to)
+    return cut.kept if cut.costs.met else None
+
+
+def _room(
+    table: CostTable, kept: Bools, budgets: Mapping[str, float], deciding: Sequence[str]
+) -> Room:
+    return Room(
+        [_cost(Removal, table, what, kept) for what in budgets],
+        [target(what, share, full_cost(table, what)) for what, share in budgets.items()],
+        [i for i, what in enumerate(budgets) if what in deciding],
+    )
 
 
 def _by_score(
@@ -263,8 +294,15 @@ def _with_parts(removal: Removal, table: CostTable, what: str) -> SavingWithPart
     return SavingWithParts(removal, _terms(table, what), table.nesting)
 
 
-def _cost[C: Cost](kind: Callable[[int, list[Term], int], C], table: CostTable, what: str) -> C:
-    return kind(full_cost(table, what), _terms(table, what), table.num_units)
+def _cost[C: Cost](
+    kind: Callable[[int, list[Term], Bools], C],
+    table: CostTable,
+    what: str,
+    kept: Bools | None = None,
+) -> C:
+    """A cost of what is kept, by default of all."""
+    kept = np.ones(table.num_units, dtype=bool) if kept is None else kept
+    return kind(cost_of(table, kept, what), _terms(table, what), kept)
 
 
 def _terms(table: CostTable, what: str) -> list[Term]:

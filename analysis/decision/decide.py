@@ -48,7 +48,7 @@ def decide(
 
     With ``macs`` or ``params`` the unit with the least score per multiply-add (or parameter) that
     its removal saves now goes first, counted again after each removal, until the cost is at most
-    the budget: it is within one unit of it.
+    the budget. Then those that went come back where they fit, best first, until none does.
     Scores that do not compare across sites (concentrations) are taken relative to their site's
     mean, and not per cost; nor are those that compare but are no loss in nats (a scale, a ratio).
     Where single features of flattened channels are units, what a channel's removal saves counts its
@@ -56,7 +56,7 @@ def decide(
     With ``keep`` the units with the least score go, exactly so many. Ties go by index, and no site
     loses its last unit.
     Several budgets all hold, each as an upper bound; where two bind, savings are weighed by how far
-    each is from being met (:func:`~.budget.keep_within`).
+    each is from being met. The whole rule is that of :func:`~.budget.keep_within`.
     With ``latency`` the widths are those of the largest ``macs`` whose network is *measured* to be
     within the bound, in the median and in three quarters of the rounds, timed in turns with the
     original (:func:`~.latency_budget.find_within_latency`).

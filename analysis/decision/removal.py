@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ...model.cost import CostTable, Term
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
@@ -39,15 +38,24 @@ def block_sizes(table: CostTable, round_to: int) -> list[int]:
 
 
 class Cost:
-    """A sum of terms under removals of single units."""
+    """A sum of terms under removals of single units.
 
-    def __init__(self, total: int, terms: Sequence[Term], units: int) -> None:
-        self.cost = total
+    Args:
+        cost: what the kept units cost.
+        terms: of that cost.
+        kept: [units], those that are there at first.
+    """
+
+    def __init__(self, cost: int, terms: Sequence[Term], kept: Bools) -> None:
+        self.cost = cost
         self._terms = []
-        self._of: list[list[int]] = [[] for _ in range(units)]
+        self._of: list[list[int]] = [[] for _ in kept]
         for i, t in enumerate(terms):
             rows, columns = t.rows.nonzero()[0], t.columns.nonzero()[0]
-            left = [t.fixed_rows + int(t.rows.sum()), t.fixed_columns + int(t.columns.sum())]
+            left = [
+                t.fixed_rows + int(t.rows[kept].sum()),
+                t.fixed_columns + int(t.columns[kept].sum()),
+            ]
             self._terms.append((t, rows, columns, left))
             for unit in np.union1d(rows, columns):
                 self._of[unit].append(i)
@@ -82,15 +90,30 @@ class Removal(Cost):
     Removing unit u saves sum over terms of c (r_u C + k_u R - r_u k_u), where R and C are the rows
     and columns that are left, r_u and k_u those that u owns. When u goes, the saving of every other
     unit v falls by c (r_v k_u + k_v r_u).
+
+    Attributes:
+        saving: [units], of kept ones.
+        terms: of the cost.
     """
 
-    def __init__(self, total: int, terms: Sequence[Term], units: int) -> None:
-        super().__init__(total, terms, units)
-        self.saving = np.zeros(units, dtype=np.int64)
+    def __init__(self, cost: int, terms: Sequence[Term], kept: Bools) -> None:
+        super().__init__(cost, terms, kept)
+        self.terms = terms
+        self.saving, self._own = np.zeros((2, len(kept)), dtype=np.int64)
         for t, _, _, (rows, columns) in self._terms:
-            self.saving += t.coefficient * (
-                t.rows * columns + t.columns * rows - t.rows * t.columns
-            )
+            own = t.coefficient * t.rows * t.columns
+            self.saving += t.coefficient * (t.rows * columns + t.columns * rows) - own
+            self._own += own
+
+    @property
+    def linear(self) -> NDArray[np.int64]:
+        """[units], of removed ones: the sum over terms of c (r_u C + k_u R)."""
+        return self.saving + self._own
+
+    @property
+    def prices(self) -> NDArray[np.int64]:
+        """[units], of removed ones: what each costs when it comes back alone."""
+        return self.saving + 2 * self._own
 
     def _shift(self, unit: int, sign: int) -> None:
         super()._shift(unit, sign)
@@ -198,7 +221,7 @@ class Blocks:
 
     def __init__(self, table: CostTable, costs: Costs, sizes: Sequence[int]) -> None:
         self.kept = np.ones(table.num_units, dtype=bool)
-        self.costs, self._nesting = costs, table.nesting
+        self.costs = costs
         self._sites, self._sizes = list(site_units(table)), sizes
         self._site_of = np.repeat(np.arange(len(sizes)), [len(units) for units in self._sites])
         self._waiting: list[list[int]] = [[] for _ in sizes]
@@ -216,57 +239,3 @@ class Blocks:
             self.kept[waiting] = False
             waiting.clear()
             self._full[site] = self._sizes[site]
-
-    def fill(self, scores: Floats) -> None:
-        """Take back whole blocks while the costs stay within their targets, best first."""
-        gone: dict[int, list[int]] = {}  # site -> removed units, best first
-        for site, numbers in enumerate(self._sites):
-            removed = numbers[~self.kept[numbers]]
-            gone[site] = removed[np.argsort(-scores[removed], kind="stable")].tolist()
-        while gone := {s: units for s, units in gone.items() if len(units) >= self._sizes[s]}:
-            site = max(gone, key=lambda s: scores[gone[s][: self._sizes[s]]].mean())
-            units, size = gone[site], self._sizes[site]
-            block = units[:size]
-            if self._fits(block):
-                for unit in block:
-                    self.costs.restore(unit)
-                self.kept[block] = True
-                gone[site] = units[size:]
-                continue
-            # Prices only rise, so that what does not fit now never will.
-            prices = {unit: self.costs.price(unit) for unit in units}
-            if self._fits(sorted(units, key=lambda u: prices[u])[:size]):
-                units.remove(max(block, key=lambda u: prices[u]))
-            else:
-                del gone[site]
-
-    def fill_closed(self, scores: Floats, fixed: Bools) -> None:
-        """:meth:`fill` for single units, some of which are parts of others.
-
-        First those that come back alone, then those that bring others: a feature its channel, a
-        channel its features without evidence (``fixed``).
-        """
-        nesting = self._nesting
-        came = True
-        while came:
-            came = False
-            # What is read through its parts comes back with one of them.
-            gone = (~self.kept & ~nesting.through).nonzero()[0]
-            brings = nesting.is_part[gone] & ~self.kept[nesting.whole[gone]]
-            for unit in gone[np.lexsort((-scores[gone], brings))].tolist():
-                coming = [] if self.kept[unit] else nesting.coming(self.kept, [unit])
-                for other in coming[:]:
-                    parts = nesting.parts.get(other, np.empty(0, dtype=np.int64))
-                    coming += [p for p in parts[fixed[parts]].tolist() if p not in coming]
-                if coming and self._fits(coming):
-                    for other in coming:
-                        self.costs.restore(other)
-                    self.kept[coming] = came = True
-
-    def _fits(self, units: Sequence[int]) -> bool:
-        for unit in units:
-            self.costs.restore(unit)
-        fits = self.costs.met
-        for unit in units:
-            self.costs.remove(unit)
-        return fits

@@ -1,8 +1,9 @@
-"""Random networks, as their costs."""
+"""Random networks, as their costs, and what comes back into decisions on them."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from hypothesis import strategies as st
@@ -55,3 +56,41 @@ def total(table: CostTable, what: str, kept: NDArray[np.bool_]) -> int:
         * (t.fixed_columns + int(t.columns[kept].sum()))
         for t in terms
     )
+
+
+def come_back(
+    table: CostTable,
+    scores: NDArray[np.float64],
+    fixed: NDArray[np.bool_],
+    kept: NDArray[np.bool_],
+    targets: Mapping[str, int],
+    per_cost: bool,
+    deciding: Sequence[str] = (),
+) -> NDArray[np.bool_]:
+    """Removed units come back, as the rule's docstring says it, all costs counted anew."""
+    deciding, nesting = deciding or list(targets), table.nesting
+    while True:
+        room = {what: most - total(table, what, kept) for what, most in targets.items()}
+        best: tuple[tuple[float, ...], NDArray[np.bool_]] | None = None
+        for u in np.flatnonzero(~kept & ~nesting.through).tolist():
+            whole = nesting.whole[u]
+            coming = {u} if whole < 0 or kept[whole] else {u, whole}
+            coming |= set(np.flatnonzero(np.isin(nesting.whole, list(coming)) & fixed).tolist())
+            more = kept.copy()
+            more[list(coming)] = True
+            score = scores[whole] if fixed[u] else scores[u]
+            price = {w: total(table, w, more) - total(table, w, kept) for w in targets}
+            if any(price[w] > room[w] for w in targets) or (per_cost and score < 0):
+                continue
+            if not per_cost:
+                merit: tuple[float, ...] = (len(coming) == 1, score, u)
+            elif len(deciding) == 1:
+                merit = (score / max(1, price[deciding[0]]), u)
+            else:
+                share = max(price[w] / room[w] if room[w] else 0.0 for w in deciding)
+                merit = (score / max(share, 1e-200), u)
+            if best is None or merit > best[0]:
+                best = merit, more
+        if best is None:
+            return kept
+        kept = best[1]

@@ -15,7 +15,7 @@ from dirprune.analysis.decision.removal import Removal
 from dirprune.model.cost import CostTable, Term
 from dirprune.model.errors import DirpruneError
 
-from .cost_tables import tables, total, units_of
+from .cost_tables import come_back, tables, total, units_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -60,7 +60,7 @@ def naive_within(
         if unit is None:
             return None
         kept[unit] = False
-    return kept
+    return come_back(table, scores, fixed, kept, {what: int(target)}, per_cost)
 
 
 SHARES = st.integers(1, 100).map(lambda n: n / 100)
@@ -143,7 +143,7 @@ def test_half_a_unit_is_rounded_up_and_shares_are_decimals() -> None:
 
 @settings(max_examples=200)
 @given(st.data(), tables(), SHARES, st.sampled_from(["macs", "params"]), st.booleans())
-def test_within_the_budget_by_one_unit_and_valid(
+def test_within_the_budget_and_full_and_valid(
     data: st.DataObject, table: CostTable, share: float, what: str, per_cost: bool
 ) -> None:
     scores, fixed = scores_of(data, table), fixed_of(data, table)
@@ -159,12 +159,9 @@ def test_within_the_budget_by_one_unit_and_valid(
         return
     assert total(table, what, kept) <= target
     assert valid(table, kept, fixed)
-    # the unit that went last is one that would exceed the budget
-    dearest = max(
-        (total(table, what, kept | (np.arange(len(kept)) == u)) for u in np.flatnonzero(~kept)),
-        default=None,
-    )
-    assert dearest is None or dearest > target
+    # every unit that is gone would exceed the budget
+    for u in np.flatnonzero(~kept):
+        assert total(table, what, kept | (np.arange(len(kept)) == u)) > target
 
 
 @settings(max_examples=200)
@@ -231,6 +228,22 @@ def test_a_unit_that_does_harm_goes_first() -> None:
     ]
     # at the full budget nothing has to go
     assert keep_within(table, scores, none, {"macs": 1.0}, per_cost=True).all()
+
+
+def test_units_that_fit_come_back() -> None:
+    # By score per cost 0 goes first, then 1 and 2, which leaves 31 of 66.
+    table = plain_table({"a": 4}, [5, 10, 20, 31])
+    none, scores = np.zeros(4, dtype=bool), np.array([0.5, 2.0, 10.0, 99.0])
+    back = {46: [0, 1], 45: [1], 40: [0], 36: [0], 35: []}
+    back[41] = [1]  # both would fit alone: the one with the higher score per cost
+    for most, units in back.items():
+        kept = keep_within(table, scores, none, {"macs": (most + 0.5) / 66}, per_cost=True)
+        assert kept.nonzero()[0].tolist() == [*units, 3], most
+    # What does harm stays away, where a score is a loss; elsewhere a score is but an order.
+    scores[0] = -0.5
+    for per_cost in (True, False):
+        kept = keep_within(table, scores, none, {"macs": 36.5 / 66}, per_cost=per_cost)
+        assert kept.nonzero()[0].tolist() == ([3] if per_cost else [0, 3])
 
 
 @given(st.integers(1, 999))

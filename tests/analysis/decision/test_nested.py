@@ -23,7 +23,7 @@ from dirprune.model.networks import LeNet5
 from dirprune.model.surgery import prune
 from dirprune.model.switched import SwitchedNetwork
 
-from .cost_tables import total
+from .cost_tables import come_back, total
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -102,7 +102,7 @@ def naive_within(
         if found is None:
             return None
         kept = found
-    return kept
+    return come_back(table, scores, fixed, kept, {what: int(target)}, per_cost)
 
 
 SHARES = st.integers(1, 100).map(lambda n: n / 100)
@@ -138,9 +138,31 @@ def test_within_the_budget_and_valid(
         return
     assert total(table, what, kept) <= target
     assert valid(table, kept, fixed)
-    if what == "keep" and not fixed.any():  # no unit that is gone fits any more
+    if not fixed.any():  # no unit that is gone fits any more, with what it needs
         for u in (~kept).nonzero()[0]:
-            assert kept.sum() + len(table.nesting.coming(kept, [u])) > target
+            more = kept.copy()
+            more[table.nesting.coming(kept, [u])] = True
+            assert total(table, what, more) > target
+
+
+@settings(max_examples=50)
+@given(st.data(), tables(), SHARES, SHARES, st.booleans())
+def test_two_budgets_are_full(
+    data: st.DataObject, table: CostTable, macs: float, params: float, per_cost: bool
+) -> None:
+    scores, none = scores_of(data, table), np.zeros(table.num_units, dtype=bool)
+    budgets = {"macs": macs, "params": params}
+    try:
+        kept = keep_within(table, scores, none, budgets, per_cost=per_cost)
+    except DirpruneError:  # whether that is so is asked of single budgets
+        return
+    targets = {w: int(Fraction(str(s)) * total(table, w, ~none)) for w, s in budgets.items()}
+    assert valid(table, kept, none)
+    assert all(total(table, what, kept) <= most for what, most in targets.items())
+    for u in (~kept).nonzero()[0]:
+        more = kept.copy()
+        more[table.nesting.coming(kept, [u])] = True
+        assert any(total(table, what, more) > most for what, most in targets.items())
 
 
 @given(st.data(), tables(), SHARES)
@@ -194,6 +216,29 @@ def test_units_that_went_along_come_back_for_an_exact_number() -> None:
     kept = keep_within(nested_table(), scores, NONE, {"keep": 0.67})
     assert kept.sum() == 10
     assert kept.tolist() == [False, True, True, *[False] * 4, *[True] * 8]
+
+
+def test_a_feature_brings_its_channel_back() -> None:
+    # 42 in all; channel 0 goes with its four features (13 / 14), which leaves 28 of 39. By score
+    # per cost a feature of it is as good as any, but it costs 11 with its channel, and fits.
+    scores = np.array([13.0, 99, 99, *[9.0] * 3, 9.5, *[90.0] * 8])
+    kept = keep_within(nested_table(), scores, NONE, {"macs": 39 / 42}, per_cost=True)
+    assert kept.tolist() == [True, True, True, *[False] * 3, True, *[True] * 8]
+    # One less, and nothing fits; one more, and another feature comes after it.
+    kept = keep_within(nested_table(), scores, NONE, {"macs": 38 / 42}, per_cost=True)
+    assert kept.sum() == 10
+    kept = keep_within(nested_table(), scores, NONE, {"macs": 40.5 / 42}, per_cost=True)
+    assert kept.tolist() == [True, True, True, False, False, True, True, *[True] * 8]
+
+
+def test_a_channel_brings_features_without_evidence() -> None:
+    # Those of one more than fits leave, and with its score the channel comes back in their place.
+    table, scores = nested_table(), np.array([1.0, 2, 90, *[1.0] * 12])
+    fixed = np.arange(15) >= 3
+    for share, channels in {28: [1, 2], 27: [2], 14: [2]}.items():
+        kept = keep_within(table, scores, fixed, {"macs": (share + 0.5) / 42}, per_cost=True)
+        assert by_site(table, kept)["channels"].tolist() == channels
+        assert kept.sum() == 5 * len(channels)
 
 
 def test_given_widths() -> None:

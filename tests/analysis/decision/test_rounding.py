@@ -134,10 +134,9 @@ def test_the_decision_is_one_of_all_that_there_are_and_not_needlessly_small(
         return
     assert cost(table, what, kept) <= target
     assert allowed(table, kept, fixed, round_to)
-    if round_to == 1:
-        return  # within one unit, as tests/analysis/test_budget.py has it
+    harmless = scores >= 0 if options["per_cost"] else scores < np.inf
     for units in units_of(table):
-        gone = [u for u in units if not kept[u]]
+        gone = [u for u in units if not kept[u] and harmless[u]]
         for block in itertools.combinations(gone, round_to):
             more = kept.copy()
             more[list(block)] = True
@@ -205,7 +204,13 @@ def naive(
             more = kept.copy()
             more[gone] = True
             if len(gone) == round_to and cost(table, what, more) <= target:
-                fitting.append((scores[gone].mean(), more))
+                merit = scores[gone].sum()
+                if per_cost:
+                    each = [kept | (np.arange(len(kept)) == u) for u in gone]
+                    merit /= sum(
+                        max(1, cost(table, what, k) - cost(table, what, kept)) for k in each
+                    )
+                fitting.append((merit, more))
         if not fitting:
             return kept
         kept = max(fitting, key=lambda f: f[0])[1]
