@@ -58,7 +58,7 @@ def graph_figure(graph: ChannelGraph, title: str) -> Figure:
         LANE * (lane + 1) + max(lines[start : start + height]) + 0.25
         for start, lane in zip(starts, lanes, strict=True)
     ]
-    legend = _legend(len(graph.sites), sum(m.kind == "layer" for m in marks))
+    legend = _legend(graph, marks)
     wide = max(
         sum(widths) + GAP * (len(widths) - 1),
         *(_width(line, SMALL) for line in legend),
@@ -84,7 +84,7 @@ def graph_figure(graph: ChannelGraph, title: str) -> Figure:
         x, y = spot(row, place[row])
         _draw(ax, mark, x, y, colours)
         start = left[row // height] + LANE * (lanes[row // height] + 1) + 0.08
-        quiet = mark.kind != "layer"
+        quiet = mark.kind in ("meeting", "input")
         ax.text(start, y, mark.label, fontsize=SIZE, color=MUTED if quiet else INK, va="center",
                 parse_math=False)  # fmt: skip
         ax.text(start + _width(mark.label, SIZE) + 0.1, y, note, fontsize=SMALL, color=MUTED,
@@ -103,10 +103,23 @@ def _notes(graph: ChannelGraph, marks: Sequence[Mark]) -> list[str]:
         if mark.kind == "layer" and mark.site is not None:
             site = graph.sites[mark.site]
             note = f"{site.size} units" if mark.label == site.name else f"with {site.name}"
+        elif mark.kind == "features" and mark.site is not None:
+            units = f"{graph.sites[mark.site].size:,} units"
+            note = f"{units}, features of {_channels(graph, mark.site)}"
         elif mark.kind == "layer":
             note = graph.unprunable.get(mark.label, "")
         notes.append(note if len(note) <= NOTE else note[: NOTE - 1].rstrip() + "…")
     return notes
+
+
+def _channels(graph: ChannelGraph, site: str) -> str:
+    """The sites of the channels that these features are parts of; where they are left alone too."""
+    start, sites = graph.offsets[site], list(graph.offsets.items())
+    wholes = set(graph.nesting.whole[start : start + graph.sites[site].size].tolist())
+    owners = [
+        n for n, first in sites if any(first <= w < first + graph.sites[n].size for w in wholes)
+    ]
+    return " and ".join(owners) or "channels that stay"
 
 
 def _colours(marks: Sequence[Mark]) -> dict[str, str]:
@@ -162,17 +175,20 @@ def _draw(ax: Axes, mark: Mark, x: float, y: float, colours: Mapping[str, str]) 
     colour = _colour(mark, colours)
     edge = MUTED if mark.site is None else colour
     shape, size, face = {
-        "layer": ("o", 6.5, colour), "meeting": ("o", 3.5, "white"), "input": ("v", 5.0, "white"),
+        "layer": ("o", 6.5, colour), "features": ("D", 5.0, colour),
+        "meeting": ("o", 3.5, "white"), "input": ("v", 5.0, "white"),
     }[mark.kind]  # fmt: skip
     ax.add_line(Line2D([x], [y], marker=shape, ms=size, mfc=face, mec=edge, mew=1.1, zorder=3))
 
 
-def _legend(sites: int, layers: int) -> list[str]:
+def _legend(graph: ChannelGraph, marks: Sequence[Mark]) -> list[str]:
+    kinds, sites = [mark.kind for mark in marks], len(graph.sites)
+    features = " Diamonds: single inputs of a layer." if "features" in kinds else ""
     return [
-        f"{layers} layers, {sites} sites. One colour is one site: units that are kept or removed "
-        "together;",
+        f"{kinds.count('layer')} layers, {sites} sites. One colour is one site: units that are "
+        "kept or removed together;",
         "far apart, colours come again. Light grey: left alone. Small circles: where values meet,",
-        "dark grey where they are not of one site.",
+        f"dark grey where they are not of one site.{features}",
     ]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from ...model.graph.channels import ChannelGraph
+from ...model.graph.flattened import inputs_of
 from ...model.graph.propagation import layer_of, op_name
 from ...model.graph.trace import module_of
 
@@ -22,7 +23,8 @@ class Mark:
 
     Attributes:
         label: a layer's name, an operation's sign, or an input's name.
-        kind: "layer", "meeting" (an operation that joins values of several rows) or "input".
+        kind: "layer", "meeting" (an operation that joins values of several rows), "features"
+            (single inputs of the next layer, which are units) or "input".
         site: the one whose units come out here; None where they are of none, or of several.
         mixed: are they of several, or some of a site and others of none?
         sources: the earlier rows that it reads.
@@ -69,6 +71,8 @@ def marks_of(graph: ChannelGraph) -> list[Mark]:
         rows = tuple(dict.fromkeys(r for arg in node.all_input_nodes for r in came.get(arg, ())))
         name, operation = _layer(node, known), op_name(node)
         if name is not None:
+            if (inputs := inputs_of(name)) in graph.sites:
+                rows = add(inputs, "features", inputs, rows)
             came[node] = add(name, "layer", owner.get(name), rows)
         elif len(rows) > 1:
             sites = {marks[row].site for row in rows}

@@ -6,11 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from .style import (
-    GRID,
     INK,
     KEPT,
     MARKERS,
@@ -147,7 +145,7 @@ def _per_restart(view: SiteView) -> str:
 
 def _legend(figure: Figure, view: SiteView, bands: bool) -> None:
     number = int(view.kept.sum())
-    handles: list[Line2D | Patch] = []
+    handles = []
     for color, count, label in (
         (KEPT, number, "kept"),
         (REMOVED, view.size - number, "removed"),
@@ -163,5 +161,6 @@ def _legend(figure: Figure, view: SiteView, bands: bool) -> None:
     if view.cut is not None and view.cut < view.size:
         handles.append(Line2D([], [], color=INK, lw=1.1, ls="--", label="the cut"))
     elif view.cut is None:
-        handles.append(Patch(color=GRID, label="no single cut: units differ in what they cost"))
+        why = "no single cut: units differ in what they cost"
+        handles.append(Line2D([], [], ls="None", label=why))  # nothing is drawn for it
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))

@@ -106,7 +106,8 @@ def reliability_figure(
     axes[0].set_ylim(max(0.0, lowest - 0.05), 1.02)
     axes[0].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f}"))
     axes[0].set_ylabel("accuracy (%)")
-    axes[0].legend(loc="lower right")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import xarray as xr
 from matplotlib.collections import PathCollection
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from dirprune.analysis import plots
@@ -162,6 +163,10 @@ def test_a_cut_that_no_rank_makes_is_said_and_not_drawn():
     labels = [t.get_text() for t, _ in texts_of(figure)]
     assert "the cut" not in labels
     assert any("no single cut" in t for t in labels)
+    (legend,) = figure.legends
+    handle = legend.legend_handles[-1]  # it stands for nothing that is drawn
+    assert isinstance(handle, Line2D)
+    assert (handle.get_linestyle(), handle.get_marker()) == ("None", "None")
 
 
 def test_evidence_and_ranks_show_every_unit():

@@ -59,6 +59,11 @@ def lenet() -> ChannelGraph:
 
 
 @cache
+def features() -> ChannelGraph:
+    return build_channel_graph(LeNet5(), (torch.randn(2, 1, 28, 28),), flatten="features")
+
+
+@cache
 def resnet() -> ChannelGraph:
     return build_channel_graph(CifarResNet(20), (torch.randn(2, 3, 8, 8),))
 
@@ -74,7 +79,7 @@ def gate() -> ChannelGraph:
     return build_channel_graph(Gate(), inputs)
 
 
-@pytest.fixture(scope="module", params=[lenet, resnet, dense, gate], ids=lambda f: f.__name__)
+@pytest.fixture(scope="module", params=[lenet, features, resnet, dense, gate])
 def graph(request: pytest.FixtureRequest) -> ChannelGraph:
     made: ChannelGraph = request.param()
     return made
@@ -90,6 +95,22 @@ def test_a_chain_is_its_layers_in_order() -> None:
     assert [m.sources for m in marks] == [(), (0,), (1,), (2,), (3,)]
     assert [m.site for m in marks] == [None, "conv1", "conv2", "fc1", None]
     assert all(set(edge.lanes) == {0} for edge in arrange(marks)[1])
+
+
+def test_features_stand_between_their_channels_and_the_layer_that_reads_them() -> None:
+    marks = marks_of(features())
+    assert [(m.label, m.kind) for m in marks] == [
+        ("x", "input"), ("conv1", "layer"), ("conv2", "layer"), ("fc1.inputs", "features"),
+        ("fc1", "layer"), ("fc2", "layer"),
+    ]  # fmt: skip
+    assert [m.sources for m in marks] == [(), (0,), (1,), (2,), (3,), (4,)]
+    assert [m.site for m in marks] == [None, "conv1", "conv2", "fc1.inputs", "fc1", None]
+    shown = [t.get_text() for t in texts_of(graph_figure(features(), "lenet5"))]
+    assert {"fc1.inputs", "800 units, features of conv2", "500 units"} <= set(shown)
+    assert any(text.startswith("4 layers, 4 sites.") for text in shown)
+    assert any("Diamonds" in text for text in shown)
+    # Where they are left alone, the layer reads channels again.
+    assert labels(features().without({"fc1.inputs": "not wanted"})) == labels(lenet())
 
 
 def test_a_gate_meets_what_it_multiplies() -> None:
@@ -176,3 +197,4 @@ def test_reasons_stand_beside_what_is_left_alone() -> None:
     assert shown[0] == "lenet5"
     assert {"conv2", "50 units", "it is the network's output"} <= set(shown)
     assert any(text.startswith("4 layers, 3 sites.") for text in shown)
+    assert not any("Diamonds" in text for text in shown)

@@ -67,6 +67,12 @@ def test_reliability_marks_what_is_outside_its_bar():
     (outside,) = lines_of(figure.axes[0], "accuracy, outside")
     assert len(outside.get_xdata()) >= 6
     figure.canvas.draw()
+    (legend,) = figure.legends
+    assert {t.get_text() for t in legend.get_texts()} == {
+        "accuracy if calibrated (95 %)", "mean confidence", "accuracy", "accuracy, outside",
+    }  # fmt: skip
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(ax.get_tightbbox()) for ax in figure.axes)
 
 
 def test_sensitivity_shows_every_unit_and_no_panel_of_a_flat_prior():
