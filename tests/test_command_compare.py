@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -134,7 +135,10 @@ def test_the_table_agrees_with_the_cells(finished: Path) -> None:
     assert {line["guide"] for line in lines} == {"dirichlet", "normal"}
 
 
-def test_the_network_of_a_seed_is_that_of_a_run(finished: Path, tmp_path: Path) -> None:
+def test_the_network_of_a_seed_is_that_of_a_run(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dirprune.command.run.write_report", lambda folder: None)
     run = ["run", "--out", str(tmp_path), "--seed", "1", *QUICK, "--finetune-epochs", "0"]
     assert main([*run, "--restarts", "1", "--no-null-control"]) == 0
     ours, theirs = (
@@ -181,6 +185,10 @@ def test_a_grid_can_grow(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["compare", *ONE, "--out", str(out)]) == 0
     (name,) = records(out)
+    # It may be older than an option, which was then as it is by default.
+    older = json.loads((out / "grid.json").read_text())
+    del older["shared"]["flatten"]
+    (out / "grid.json").write_text(json.dumps(older))
     before = (out / "cells" / name / "cell.json").stat().st_mtime_ns
     wider = [*ONE, "--temperatures", "0.1", "--priors", "alpha/K:1"]
     assert main(["compare", *wider, "--out", str(out), "--resume"]) == 0
@@ -233,7 +241,8 @@ def test_damaged_cells_are_made_again(
     (posterior / "posterior.nc").write_bytes(content[: len(content) // 2])
     kept = (out / "cells" / NAMES[2] / "cell.json").stat().st_mtime_ns
     assert main(["compare", *GRID, "--processes", "1", "--out", str(out), "--resume"]) == 0
-    (line,) = capsys.readouterr().err.splitlines()
+    line, told = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"dirprune: cells: 2 finished in \d+ s", told)
     assert line == (
         f"dirprune: warning: these cells are damaged and are made again: {NAMES[0]}, {NAMES[1]}"
     )
@@ -254,7 +263,10 @@ def test_a_damaged_network_is_made_again(
     shutil.rmtree(out / "cells" / NAMES[1])
     kept = (out / "cells" / NAMES[3] / "cell.json").stat().st_mtime_ns
     assert main(["compare", *GRID, "--processes", "1", "--out", str(out), "--resume"]) == 0
-    (line,) = capsys.readouterr().err.splitlines()
+    line, *told = capsys.readouterr().err.splitlines()
+    assert [t[: t.index(" in ")] for t in told] == [
+        "dirprune: networks: 1 finished", "dirprune: cells: 1 finished",
+    ]  # fmt: skip
     assert line == "dirprune: warning: these networks are damaged and are made again: seed-1"
     assert network.read_bytes() == good
     assert records(out)[NAMES[1]]["elpd"] == records(finished)[NAMES[1]]["elpd"]
@@ -355,7 +367,10 @@ def test_a_cell_that_fails_costs_no_other(
     words = ["compare", *ONE, "--guides", "moody", "--temperatures", "1,0.5,0.1"]
     assert main([*words, "--out", str(tmp_path)]) == 1
     said = capsys.readouterr()
-    (line,) = said.err.splitlines()
+    *told, line = said.err.splitlines()
+    assert [t[: t.index(" in ")] for t in told] == [
+        "dirprune: networks: 1 finished", "dirprune: cells: 2 finished and 1 failed",
+    ]  # fmt: skip
     assert line.startswith("dirprune: 1 of 3 cells failed: moody_symmetric-1_tau-0.5_seed-0 (Runti")
     assert "not at this temperature" in line
     assert said.out.count("| moody") == 2
@@ -412,7 +427,7 @@ def test_ctrl_c_and_a_killed_worker_keep_what_is_finished(tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "dirprune: interrupted; the same command with --resume goes on\n"
+    assert errors.endswith("dirprune: interrupted; the same command with --resume goes on\n")
     kept = records(out)
     assert 0 < len(kept) < 4
     process = start(out, "--resume")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_the_table_tells_methods_and_networks(
     before, fits = times(finished), len(learned)
     assert main([*WORDS, "--out", str(finished), "--resume"]) == 0
     said = capsys.readouterr()
-    assert said.err == ""
+    assert re.fullmatch(r"dirprune: trials: 6 finished in \d+ s\n", said.err)
     assert "**one-shot, nothing compensated**" in said.out
     assert said.out.count("\n| l1-norm ") == 1
     assert "The posterior: dirichlet, symmetric:1, τ usual." in said.out
@@ -173,7 +174,7 @@ def test_damaged_trials_are_made_again(
     (out / "trials" / f"mean_{POSTERIOR}_seed-1" / "trial.json").write_text("")
     words = [*WORDS, "--evidence", "l1-norm,mean", "--seeds", "0"]
     assert main([*words, "--out", str(out), "--resume"]) == 0
-    made, left_out = capsys.readouterr().err.splitlines()
+    made, _, left_out = capsys.readouterr().err.splitlines()
     assert made.endswith("these trials are damaged and are made again: l1-norm_seed-0")
     assert "of an earlier call are damaged and left out" in left_out
     assert left_out.endswith(f": mean_{POSTERIOR}_seed-1")
@@ -261,7 +262,11 @@ def test_a_method_that_fails_costs_no_other(
     monkeypatch.setattr(command, "learn_posterior", fails)
     assert main(words) == 1
     said = capsys.readouterr()
-    (line,) = said.err.splitlines()
+    *told, line = said.err.splitlines()
+    assert [t[: t.index(" in ")] for t in told] == [
+        "dirprune: networks: 1 finished", "dirprune: posteriors: 1 failed",
+        "dirprune: trials: 1 finished",
+    ]  # fmt: skip
     assert line.startswith("dirprune: 2 of 3 trials failed: ")
     assert "no posterior today" in line
     assert said.out.count("\n| l1-norm ") == 1

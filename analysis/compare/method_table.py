@@ -12,7 +12,7 @@ from typing import Any
 from ...model.errors import DirpruneError
 from .loss_share import Difference, loss_share, paired
 from .outcome import Arm, Chosen, TrialRecord
-from .table import aligned, spread
+from .table import aligned, spread, unequal_macs
 
 Row = dict[str, Any]
 Block = tuple[str, str]
@@ -230,6 +230,11 @@ def to_markdown(rows: Sequence[Row]) -> str:
     notes = list(NOTES)
     if len(posteriors) == 1:
         notes.append(f"The posterior: {posteriors.pop()}.")
+    shares: dict[str, list[float]] = {}
+    for row in rows:
+        for budget, at in row["budgets"].items():
+            shares.setdefault(budget, []).append(at["macs"]["mean"])
+    notes += unequal_macs(shares)
     return "\n\n".join([*parts, "\n".join(notes)])
 
 

@@ -9,6 +9,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
+from ...model.cost import CostTable
 from ...model.errors import DirpruneError
 from .agreement import kept_agreement, rank_agreement
 from .cell import CellResult
@@ -16,6 +19,7 @@ from .paired import paired_difference
 
 Row = dict[str, Any]
 Combination = tuple[str, str, float]
+EQUAL = 0.05  # networks are alike whose multiply-adds differ by no larger a share
 NOTES = (
     "elpd: mean log predictive density of a validation image (nats), mean ± sd over seeds; "
     "difference: to the first row, ± standard error, paired over images and networks.",
@@ -29,7 +33,9 @@ NOTES = (
 )
 
 
-def build_table(results: Sequence[CellResult], *, same_images: bool = False) -> list[Row]:
+def build_table(
+    results: Sequence[CellResult], *, same_images: bool = False, costs: CostTable | None = None
+) -> list[Row]:
     """A row per guide, prior and temperature, the highest expected log predictive density first.
 
     Of the rows with the most seeds the best is the reference of all differences and agreements,
@@ -40,6 +46,7 @@ def build_table(results: Sequence[CellResult], *, same_images: bool = False) -> 
         results: the finished cells.
         same_images: all seeds share one network and its validation images; see
             :func:`~.paired.paired_difference`.
+        costs: of the networks, for the share of the multiply-adds that each cut leaves.
 
     Returns:
         rows of plain numbers, as ``comparison.json`` holds them; None where there is no number.
@@ -52,7 +59,7 @@ def build_table(results: Sequence[CellResult], *, same_images: bool = False) -> 
     most = max(map(len, groups.values()))
     full = [key for key, cells in groups.items() if len(cells) == most]
     best = max(full, key=lambda key: _mean(groups[key], lambda r: r.elpd_mean))
-    rows = [_row(key, cells, groups[best], same_images) for key, cells in groups.items()]
+    rows = [_row(key, cells, groups[best], same_images, costs) for key, cells in groups.items()]
 
     def place(row: Row) -> tuple[bool, bool, float]:
         # The reference is first whatever a row with fewer seeds says, and the others stand by what
@@ -81,6 +88,7 @@ def _row(
     cells: Mapping[int, CellResult],
     best: Mapping[int, CellResult],
     same_images: bool,
+    costs: CostTable | None,
 ) -> Row:
     ordered = [cells[seed] for seed in sorted(cells)]
     common = sorted(set(cells) & set(best))
@@ -113,6 +121,9 @@ def _row(
             }
             for budget in budgets
         },
+        "macs": {
+            budget: spread([_macs(costs, r.kept[budget]) for r in ordered]) for budget in budgets
+        },
         "tau": spread([rank_agreement(a.scores, b.scores) for a, b in pairs]),
         "kept": {
             budget: spread([kept_agreement(a.kept[budget], b.kept[budget]) for a, b in pairs])
@@ -122,6 +133,14 @@ def _row(
             stage: spread([r.seconds[stage] for r in ordered]) for stage in ordered[0].seconds
         },
     }
+
+
+def _macs(costs: CostTable | None, kept: Mapping[str, Sequence[int]]) -> float | None:
+    """The share of the multiply-adds that a cut leaves."""
+    if costs is None:
+        return None
+    left = costs.total("macs", {site: torch.tensor(units) for site, units in kept.items()})
+    return left / costs.total("macs")
 
 
 def spread(values: Sequence[float | None]) -> dict[str, float | None]:
@@ -162,7 +181,31 @@ def to_markdown(rows: Sequence[Row]) -> str:
         )  # fmt: skip
     note = ", then after batch-norm recalibration" if recalibrated else ""
     notes = [line.format(recalibrated=note, budgets=" / ".join(budgets)) for line in NOTES]
+    notes += unequal_macs({b: [row["macs"][b]["mean"] for row in rows] for b in budgets})
     return "\n".join([aligned(lines, left=2), "", *notes])
+
+
+def unequal_macs(shares: Mapping[str, Sequence[float | None]]) -> list[str]:
+    """A line for below a table whose networks differ in multiply-adds at the same budget.
+
+    Args:
+        shares: budget -> that of the original's in each row, where it is known.
+
+    Returns:
+        the line, or none.
+    """
+    told: list[str] = []
+    for budget, found in shares.items():
+        known = [share for share in found if share is not None]
+        if known and max(known) > (1 + EQUAL) * min(known):
+            of = "" if told else " of the original's"
+            told.append(f"{100 * min(known):.3g} to {100 * max(known):.3g} %{of} at {budget}")
+    if not told:
+        return []
+    return [
+        f"Unequal multiply-adds: {', '.join(told)}. There the accuracies are of networks of "
+        "different cost; a budget of macs, or uniform widths, makes them alike."
+    ]
 
 
 def aligned(lines: Sequence[Sequence[str]], left: int) -> str:

@@ -19,9 +19,10 @@ from ..analysis.compare import (
     to_csv,
     to_markdown,
 )
-from ..analysis.compare.cell import RECORD, is_damaged, save_cell, save_error
+from ..analysis.compare.cell import POSTERIOR, RECORD, is_damaged, save_cell, save_error
 from ..analysis.compare.pictures import write_pictures
 from ..analysis.compare.table import cell_figures, spread
+from ..analysis.tree import cost_table, load_tree
 from ..model.writing import atomic_write
 from .compare_networks import (
     Task,
@@ -81,7 +82,7 @@ def _make_cell(task: _CellTask) -> None:
             augmented=batches_of(s, data, "train", shuffle=True, augment=True),
             epochs=s.svi_epochs or usual_svi_epochs(len(training)), restarts=s.restarts,
             particles=s.particles, scaling=s.scaling, include=s.include, exclude=s.exclude,
-            attention=s.attention,
+            attention=s.attention, flatten=s.flatten,
         )  # fmt: skip
         save_cell(_cell_folder(task.folder, cell), tree, result)
 
@@ -139,7 +140,8 @@ def _finished(folder: Path) -> list[CellResult]:
 
 def _summarise(grid: Grid, folder: Path, results: Sequence[CellResult]) -> str:
     """Write the table and the pictures; the table as text."""
-    rows = build_table(results, same_images=grid.base.weights is not None)
+    tree = load_tree(_cell_folder(folder, results[0].cell) / POSTERIOR)
+    rows = build_table(results, same_images=grid.base.weights is not None, costs=cost_table(tree))
     shutil.rmtree(folder / FIGURES, ignore_errors=True)
     matrices = write_pictures(
         folder / FIGURES, results, rows, lambda cell: _cell_folder(folder, cell)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -87,11 +88,18 @@ def _cores() -> int:
 def run_tasks[T](
     workers: Workers, work: Callable[[T], None], tasks: Mapping[str, T], label: str
 ) -> Iterator[tuple[str, Exception | None]]:
-    """Run the tasks under a progress bar."""
-    outcomes = workers.run(work, tasks)
-    yield from tqdm(
-        outcomes, desc=label, total=len(tasks), unit=label[:-1], disable=None, leave=False
-    )
+    """Run the tasks under a progress bar, and say in a line when they are through."""
+    started, failed = time.perf_counter(), 0
+    for name, error in tqdm(
+        workers.run(work, tasks), desc=label, total=len(tasks), unit=label[:-1], disable=None,
+        leave=False,
+    ):  # fmt: skip
+        failed += error is not None
+        yield name, error
+    counts = {"finished": len(tasks) - failed, "failed": failed}
+    if said := " and ".join(f"{number} {what}" for what, number in counts.items() if number):
+        seconds = time.perf_counter() - started
+        print(f"dirprune: {label}: {said} in {seconds:.0f} s", file=sys.stderr)
 
 
 def make_networks(grid: Grid, folder: Path, workers: Workers) -> dict[str, str]:

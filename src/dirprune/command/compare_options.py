@@ -14,6 +14,7 @@ from .options import (
     Device,
     Download,
     Exclude,
+    Flatten,
     Include,
     Particles,
     Scaling,
@@ -118,6 +119,7 @@ def compare(
     include: Include = None,
     exclude: Exclude = None,
     attention: Attention = "heads",
+    flatten: Flatten = "channels",
     batch_size: BatchSize = 128,
     device: Device = "cpu",
     processes: Annotated[
@@ -169,6 +171,7 @@ def compare(
         include=include or None,
         exclude=exclude or None,
         attention=attention,
+        flatten=flatten,
         batch_size=batch_size,
         device=device,
     )

@@ -33,8 +33,8 @@ OUTPUTS = (GRID, TABLE, LINES, NETWORKS, CELLS, POSTERIORS, TRIALS, FIGURES)
 # The options that define a cell besides its own axes: they must be equal for cells to compare.
 SHARED = (
     "network", "data", "weights", "size", "mean", "std", "train_epochs", "batch_size", "scaling",
-    "include", "exclude", "attention", "evidence", "widths", "svi_epochs", "restarts", "particles",
-    "device",
+    "include", "exclude", "attention", "flatten", "evidence", "widths", "svi_epochs", "restarts",
+    "particles", "device",
 )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ class Grid:
             model = SwitchedNetwork(
                 network, example, num_data=len(data.train), prior=make_prior(prior),
                 scaling=s.scaling, include=s.include, exclude=s.exclude,
-                attention=s.attention,
+                attention=s.attention, flatten=s.flatten,
             )  # fmt: skip
             for guide, errors in misfits.items():
                 try:
@@ -170,6 +170,7 @@ def look_into(grid: Grid, folder: Path, resume: bool, overwrite: bool) -> dict[s
             "--overwrite begins again, --out names another folder"
         )
     wanted = json.loads(json.dumps(grid.shared()))
+    shared = {**Settings().to_dict(), **shared}  # what is newer than that grid was as by default
     changed = [key for key in wanted if shared.get(key) != wanted[key]]
     if changed:
         differences = ", ".join(

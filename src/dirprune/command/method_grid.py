@@ -133,7 +133,7 @@ class MethodGrid(Grid):
             model = SwitchedNetwork(
                 network, data.train[[0, 1]][0], num_data=len(data.train),
                 prior=make_prior(posterior.prior if posterior else s.prior), scaling=s.scaling,
-                include=s.include, exclude=s.exclude, attention=s.attention,
+                include=s.include, exclude=s.exclude, attention=s.attention, flatten=s.flatten,
             )  # fmt: skip
             if posterior is not None:
                 self._check_guide(posterior, model)

@@ -104,7 +104,7 @@ class Made:
         self.model = SwitchedNetwork(
             self.network, data.train[[0, 1]][0].to(s.device), num_data=len(data.train),
             prior=make_prior(s.prior), temperature=s.temperature or usual, scaling=s.scaling,
-            include=s.include, exclude=s.exclude, attention=s.attention,
+            include=s.include, exclude=s.exclude, attention=s.attention, flatten=s.flatten,
         ).to(s.device)  # fmt: skip
 
     @property

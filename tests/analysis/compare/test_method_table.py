@@ -24,13 +24,14 @@ def record(
     percents: tuple[float, ...],
     *,
     posterior: Learned | None = None,
+    macs: int = 40,
     scoring: tuple[int, int] = (0, 0),
     learning: tuple[int, int] | None = (0, 0),
     **arm: Any,
 ) -> TrialRecord:
     """A trial at the two budgets, on a network of 100 %."""
     chosen = {
-        budget: Chosen({"one": [0, 2], "two": [1]}, 40, 20, scoring, learning, 1.5)
+        budget: Chosen({"one": [0, 2], "two": [1]}, macs, 20, scoring, learning, 1.5)
         for budget in BUDGETS
     }
     fields: dict[str, Any] = {
@@ -133,6 +134,16 @@ def test_one_seed_has_neither_spread_nor_a_verdict() -> None:
     assert "~ " not in text.split("Accuracy in %")[0]
     assert "**50.0**" in text
     assert "seeds |" not in text
+
+
+def test_networks_of_unequal_multiply_adds_are_told() -> None:
+    def told(*macs: int) -> str:
+        made = [record(f"m{i}", 0, (90, 80), macs=m) for i, m in enumerate(macs)]
+        return to_markdown(build_rows(lines_of(made)))
+
+    assert "Unequal" not in told(40, 41)
+    line = "Unequal multiply-adds: 20 to 40 % of the original's at keep=0.5, 20 to 40 % at keep=0.3"
+    assert line in told(40, 30, 20)
 
 
 def test_the_best_has_all_seeds() -> None:

@@ -19,6 +19,7 @@ from dirprune.analysis.compare import Cell, CellResult, build_table, run_cell, t
 from dirprune.analysis.compare.cell import _at_rest, load_cell, save_cell, save_error, unit_scores
 from dirprune.analysis.evidence import COST_DRAWS
 from dirprune.inference.fit import Fit
+from dirprune.model.cost import CostTable, Term
 from dirprune.model.errors import DirpruneError
 
 
@@ -116,6 +117,25 @@ def test_a_whole_grid_needs_no_column_for_its_seeds() -> None:
         [result("a", seed=s) for s in (0, 1)] + [result("b", seed=s) for s in (0, 1)]
     )
     assert "seeds" not in to_markdown(rows).splitlines()[0]
+
+
+def test_networks_of_unequal_multiply_adds_are_told() -> None:
+    # A unit of "one" costs 10 of 44, of "two" 1.
+    ones = np.repeat([10, 1], 4)
+    costs = CostTable({"one": 4, "two": 4}, (0, [Term(1, 0, ones, 1, 0 * ones)]), (0, []))
+
+    def told(*kept: dict[str, list[int]]) -> tuple[list[Any], str]:
+        made = [result(f"g{i}", kept={"keep=0.5": k}) for i, k in enumerate(kept)]
+        rows = build_table(made, costs=costs)
+        return [row["macs"]["keep=0.5"]["mean"] for row in rows], to_markdown(rows)
+
+    half = {"one": [0, 1], "two": [0, 1]}
+    shares, text = told(half, {"one": [2, 3], "two": [0, 1]})
+    assert shares == [0.5, 0.5]
+    assert "Unequal" not in text
+    shares, text = told(half, {"one": [0], "two": [0, 1, 2]})
+    assert sorted(shares) == [13 / 44, 0.5]
+    assert "Unequal multiply-adds: 29.5 to 50 % of the original's at keep=0.5" in text
 
 
 def test_markdown_and_csv() -> None:
