@@ -103,8 +103,9 @@ def _reconstruct(
     units = task.model.graph.axes.get((f"{name}.weight", out_axis(layer)))
     rows = {} if units is None else {name: task.keep[units].nonzero()[:, 0]}
     pair = PairedLayers(
-        task.model.network, network, [name], rows=rows, positions=positions, seed=seed
-    )
+        f"compensation {task.name!r}", task.model, network, [name], rows=rows,
+        positions=positions, seed=seed,
+    )  # fmt: skip
     device = layer.weight.device
     with task.seeded(seed, device) as loader:
         equations = pair.run(_first(loader, images, device))[name]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...model.errors import DirpruneError
+from ...model.switched import SwitchedNetwork
 from ..evaluate import eval_mode
-from ..loop import call
 from .equations import NormalEquations
 from .rows import Layer, features_of, input_rows, out_axis, output_rows, sample_positions
 
@@ -29,7 +29,8 @@ class PairedLayers:
     network's layer reads there.
 
     Args:
-        original: the network as it was.
+        what: asks; messages begin with it.
+        model: the switched network, with the network as it was.
         network: the changed one, with modules of the same names.
         names: of the layers.
         rows: layer -> which of the original's outputs the changed layer still has; all where a
@@ -40,7 +41,8 @@ class PairedLayers:
 
     def __init__(
         self,
-        original: nn.Module,
+        what: str,
+        model: SwitchedNetwork,
         network: nn.Module,
         names: Collection[str],
         *,
@@ -48,7 +50,8 @@ class PairedLayers:
         positions: int,
         seed: int,
     ) -> None:
-        self._networks, self._positions = (original, network), positions
+        self._what, self._model, self._positions = what, model, positions
+        self._networks = (model.network, network)
         self._layers: dict[str, Layer] = {
             name: network.get_submodule(name)  # type: ignore[misc]
             for name in names
@@ -87,12 +90,13 @@ class PairedLayers:
                 for network in self._networks:
                     self._seen = 0
                     with suppress(_Done):
-                        call(network, inputs)
+                        args, kwargs = self._model.arguments(inputs)
+                        network(*args, **kwargs)
                 for name, left in self._wanted.items():
                     if left:
                         raise DirpruneError(
-                            f"the original network calls {name!r} more often than the pruned one, "
-                            "so that its outputs cannot be reconstructed"
+                            f"{self._what}: the original network calls {name!r} more often than "
+                            "the pruned one, so that its outputs cannot be reconstructed"
                         )
                 self._calls = self._seen
         return self._equations

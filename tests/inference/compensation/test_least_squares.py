@@ -411,3 +411,28 @@ def test_digits_lose_less(trained: nn.Module) -> None:
     better = compensate("least-squares", model, decision, pruned, train).network
     accuracy = [evaluate(network, held_out).percent for network in (trained, pruned, better)]
     assert accuracy[0] - accuracy[2] < 0.2 * (accuracy[0] - accuracy[1])
+
+
+def test_a_flag_of_the_forward_pass_is_that_of_the_model() -> None:
+    """Half of the units are copies of the others, at this flag alone."""
+
+    class Flagged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.out = nn.Linear(4, 6), nn.Linear(6, 3)
+            with torch.no_grad():
+                self.a.weight[3:], self.a.bias[3:] = -self.a.weight[:3], -self.a.bias[:3]
+
+        def forward(self, x: Tensor, *, even: bool = False) -> Tensor:
+            hidden = self.a(x)
+            out: Tensor = self.out(hidden.abs() if even else hidden)
+            return out
+
+    network, x = Flagged().double(), torch.randn(60, 4, dtype=torch.float64)
+    model = SwitchedNetwork(network, x[:2], num_data=60, example_kwargs={"even": True})
+    batches = DataLoader(TensorDataset(x, torch.zeros(60, dtype=torch.long)), batch_size=20)
+    decision = Decision({"a": torch.arange(3)})
+    found = compensate(
+        "least-squares:ridge=1e-12", model, decision, prune(model, decision), batches
+    )
+    torch.testing.assert_close(found.network(x, even=True), network(x, even=True))
