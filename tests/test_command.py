@@ -179,6 +179,27 @@ def test_resume_of_a_finished_run_changes_nothing(
     assert (finished / "metrics.json").read_bytes() == before
 
 
+def test_a_run_that_is_older_than_an_option_goes_on(finished: Path, tmp_path: Path) -> None:
+    """What its settings do not name was as by default."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    settings = json.loads((out / "settings.json").read_text())
+    del settings["reselect"]
+    (out / "settings.json").write_text(json.dumps(settings))
+    assert main(["run", "--out", str(out), "--resume", *QUICK]) == 0
+
+
+@pytest.mark.parametrize("content", ["{bad", "[1]", "3"])
+def test_damaged_settings_are_told(
+    finished: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "settings.json").write_text(content)
+    assert main(["run", "--out", str(out), "--resume", *QUICK]) == 2
+    assert "settings.json is damaged" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["{bad", "{}", "[]"])
 def test_damaged_figures_are_told(
     finished: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,16 @@ def _begun(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("original", METRICS, "checkpoints/training"))
 
 
+def changed_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Which of the wanted settings a folder was not made with; empty where it was."""
+    found = {**Settings().to_dict(), **found}  # what is newer than it was as by default
+    return ", ".join(
+        f"--{key.replace('_', '-')} was {found.get(key)!r}, now {value!r}"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    )
+
+
 def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
     """Take the folder for this run, or go on with the one that is there."""
     path = folder / SETTINGS
@@ -193,15 +203,10 @@ def claim_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: b
     wanted = json.loads(json.dumps(settings.to_dict()))
     if path.exists() and resume:
         try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
             raise DirpruneError(f"{path} is damaged; --overwrite begins again") from error
-        changed = [key for key in wanted if found.get(key) != wanted[key]]
-        if changed:
-            differences = ", ".join(
-                f"--{key.replace('_', '-')} was {found.get(key)!r}, now {wanted[key]!r}"
-                for key in changed
-            )
+        if differences := changed_settings(found, wanted):
             raise DirpruneError(
                 f"{folder} holds a run with other settings ({differences}): use the same, another "
                 "--out, or --overwrite"

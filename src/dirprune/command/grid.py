@@ -22,7 +22,7 @@ from ..model.networks import load_weights
 from ..model.priors import make_prior
 from ..model.storage import DESCRIPTION
 from ..model.switched import SwitchedNetwork
-from .checks import GRID, METRICS, SETTINGS, check_options
+from .checks import GRID, METRICS, SETTINGS, changed_settings, check_options
 from .parts import new_network, read_data
 from .settings import Settings
 
@@ -170,13 +170,7 @@ def look_into(grid: Grid, folder: Path, resume: bool, overwrite: bool) -> dict[s
             "--overwrite begins again, --out names another folder"
         )
     wanted = json.loads(json.dumps(grid.shared()))
-    shared = {**Settings().to_dict(), **shared}  # what is newer than that grid was as by default
-    changed = [key for key in wanted if shared.get(key) != wanted[key]]
-    if changed:
-        differences = ", ".join(
-            f"--{key.replace('_', '-')} was {shared.get(key)!r}, now {wanted[key]!r}"
-            for key in changed
-        )
+    if differences := changed_settings(shared, wanted):
         raise DirpruneError(
             f"{folder} holds a grid with other settings ({differences}): its cells would not "
             "compare; use the same, another --out, or --overwrite"
