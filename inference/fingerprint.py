@@ -19,7 +19,7 @@ def readable(part: object) -> str:
     return getattr(part, "__qualname__", None) or repr(part)
 
 
-def told(model: SwitchedNetwork) -> dict[str, Any]:
+def model_settings(model: SwitchedNetwork) -> dict[str, Any]:
     """What settings say of the model."""
     return {
         "temperature": model.temperature, "scaling": model.scaling, "num_data": model.num_data,

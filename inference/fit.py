@@ -16,7 +16,7 @@ from torch import Tensor
 from ..guides import GUIDES, check_options, make_guide
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
-from .fingerprint import fingerprint, told
+from .fingerprint import fingerprint, model_settings
 from .loop import Checkpoint, Loader, batches_in, run_epochs, seed_of
 from .svi import Svi
 
@@ -137,7 +137,7 @@ def fit(
             "particles": particles,
             "lr": lr,
             "seed": seed,
-            **told(model),
+            **model_settings(model),
         }
         identity = {**fitted.settings, **of_model}
         identity.pop("restarts")  # one more restart leaves the others as they are

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ..model.errors import DirpruneError
 from ..model.switched import SwitchedNetwork
 from .batches import check_batch
-from .fingerprint import fingerprint, told
+from .fingerprint import fingerprint, model_settings
 from .fit import Fit
 from .interrupt import Interrupt, deferred_interrupt
 from .loop import Checkpoint, Loader, NonFiniteError, move_batch, same_batches, seed_of
@@ -123,7 +123,7 @@ def sample(
         **counts,
         "target_accept": target_accept,
         "seed": seed,
-        **told(model),
+        **model_settings(model),
     }
     fitted = Fit([], [], 0.0, settings, learned=[dict(held) for _ in range(chains)])
     with _undisturbed(model), deferred_interrupt() as interrupt:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ...inference.compensation import COMPENSATIONS, Report, parse_compensation
 from ...inference.compensation import compensate as apply_compensations
-from ...inference.fingerprint import fingerprint, readable, told
+from ...inference.fingerprint import fingerprint, model_settings, readable
 from ...inference.fit import GuideSpec, fit
 from ...inference.loop import Checkpoint, Loader, batches_in, seed_of
 from ...inference.steps import Steps
@@ -181,7 +181,7 @@ def prune_in_rounds(
     schedule = Schedule(model, budget, widths, round_to, rounds)
     settings = {**schedule.settings, "rounds": rounds, **way.settings()}
     batches = None if loader is None else batches_in(loader)
-    made_with = {**settings, **told(model), "batches": batches}
+    made_with = {**settings, **model_settings(model), "batches": batches}
     keeper = Checkpoint(path, made_with | fingerprint(model) if path else {}, resume)
     left, done = Left(model), []
     with tqdm(total=rounds, desc="rounds", unit="round", disable=None, leave=False) as bar:
