@@ -114,7 +114,7 @@ class _Layer:
             return
         columns = self._inverse[:, rows]
         solved = torch.linalg.solve(self._inverse[rows][:, rows], columns.T)
-        self._weight = self._weight - solved.T @ self._weight[rows]
-        self._inverse = self._inverse - columns @ solved
+        self._weight.addmm_(solved.T, self._weight[rows], alpha=-1)
+        self._inverse.addmm_(columns, solved, alpha=-1)
         self._weight[rows] = 0
         self._inputs[unit] = rows[:0]

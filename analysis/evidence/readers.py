@@ -14,10 +14,18 @@ from ...model.graph.propagation import layer_of
 from ...model.switched import SwitchedNetwork
 
 
+def of_site(model: SwitchedNetwork, site: str, units: Tensor) -> Tensor:
+    """Which unit of the site each of these unit numbers is; -1 for those of none."""
+    start = model.graph.offsets[site]
+    inside = (units >= start) & (units < start + model.sites[site].size)
+    return torch.where(inside, units - start, -1)
+
+
 def reading_layers(model: SwitchedNetwork, what: str) -> dict[str, list[Tensor]]:
     """Module that reads units -> the unit number of each of its input features, -1 for none.
 
-    Twice where they are of two kinds, the channels of a flattened map and their features.
+    In the order of the graph. Twice where they are of two kinds, the channels of a flattened map
+    and their features.
 
     Args:
         model: the switched network.
@@ -30,7 +38,8 @@ def reading_layers(model: SwitchedNetwork, what: str) -> dict[str, list[Tensor]]
     layers: dict[str, list[Tensor]] = {}
     flattened = {flat.weight for flat in model.graph.flattened}
     refused = {layer_of(p.node.name): "it is a product" for p in model.graph.products}
-    for consumer in model.graph.consumers:
+    at = {node: i for i, node in enumerate(model.graph.module.graph.nodes)}
+    for consumer in sorted(model.graph.consumers, key=lambda c: at[c.node]):
         name = holder(model.network, consumer.weight)
         if name is None:
             refused[layer_of(consumer.weight)] = "it is not one convolution or linear module"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from math import inf, nextafter
 
 import torch
 from torch import Tensor
+from torch.distributions import Dirichlet
+from tqdm import tqdm
 
 from ...inference.compensation.rows import (
     Layer,
@@ -16,11 +18,12 @@ from ...inference.compensation.rows import (
     sample_positions,
 )
 from ...inference.loop import seed_of
+from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
 from .curvature import curvature
 from .elimination import Elimination, Regression
 from .material import Material
-from .readers import reading_layers
+from .readers import of_site, reading_layers
 from .scores import Evidence, Passes, Scores
 
 RECONSTRUCTION_IMAGES, POSITIONS, RIDGE = 1024, 10, 1e-3
@@ -33,6 +36,7 @@ def reconstruction(
     positions: int = POSITIONS,
     ridge: float = RIDGE,
     seed: int = 0,
+    draws: int = 0,
 ) -> Evidence:
     r"""Keep the units that the others cannot replace: the loss that least squares cannot undo.
 
@@ -57,23 +61,68 @@ def reconstruction(
         images: training images.
         positions: of each image's outputs in a layer, drawn at random.
         ridge: added to the diagonal of the inputs' second moments, relative to its mean.
-        seed: of the positions.
+        seed: of the positions and the draws.
+        draws: of the scores' posterior under the Bayesian bootstrap, with which a decision has
+            inclusion probabilities. Scores are functions of the distribution of images; of that, a
+            draw gives the images seen weights from a Dirichlet distribution of concentration one,
+            and takes one more pass of each. The network is given: that its weights would be others
+            too is not in it.
 
     Raises:
         DirpruneError: a site that is read by anything but modules of one convolution or linear
-            layer, of at most 8,192 inputs.
+            layer, of at most 8,192 inputs; draws that are no whole number of at least 0.
+
+    References:
+        Donald Rubin, "The Bayesian Bootstrap", The Annals of Statistics 9 (1), 1981 (no arXiv id).
     """
+    if type(draws) is not int or draws < 0:
+        raise DirpruneError(f"draws={draws!r}: expected a whole number of at least 0")
     model = material.model
     what = f"evidence {material.criterion!r}"
     layers = reading_layers(model, what)
     inputs, targets = material.images(images)
-    moments = _Moments(model, layers, positions, seed)
-    slopes = curvature(model, layers, inputs, targets, what, moments.see)
+
+    def scored(weights: Tensor | None) -> dict[str, Tensor]:
+        moments = _Moments(model, layers, positions, seed)
+        slopes = curvature(model, layers, inputs, targets, what, moments.see, weights)
+        return _scores(model, layers, moments, slopes, ridge)
+
+    scores = scored(None)
+    under = [
+        scored(weights)
+        for weights in tqdm(
+            bootstrap_weights(len(targets), draws, seed),
+            desc="reconstruction", unit="draw", disable=None if draws else True, leave=False,
+        )
+    ]  # fmt: skip
+    found = {
+        site: Scores(s, torch.stack([one[site] for one in under]) if draws else None, unit="nats")
+        for site, s in scores.items()
+    }
+    passes = (1 + draws) * len(targets)
+    return Evidence(found, Passes(passes, passes))
+
+
+def bootstrap_weights(images: int, draws: int, seed: int) -> Tensor:
+    """[draws, images], float64: from a Dirichlet distribution of concentration one, times n."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed_of([seed, 1]))
+        return images * Dirichlet(torch.ones(images, dtype=torch.float64)).sample([draws])
+
+
+def _scores(
+    model: SwitchedNetwork,
+    layers: Mapping[str, list[Tensor]],
+    moments: _Moments,
+    slopes: Mapping[str, Tensor],
+    ridge: float,
+) -> dict[str, Tensor]:
+    """Site -> [K]."""
     found = {}
-    for site, start in model.graph.offsets.items():
+    for site in model.sites:
         size, readers = model.sites[site].size, []
         for name, units in ((name, units) for name, kinds in layers.items() for units in kinds):
-            own = torch.where((units >= start) & (units < start + size), units - start, -1)
+            own = of_site(model, site, units)
             if bool((own >= 0).any()):
                 readers.append(moments.regression(name, own, slopes[name], ridge))
         order, paid = Elimination(size, readers).order()
@@ -81,8 +130,8 @@ def reconstruction(
         for unit, cost in zip(order.tolist(), paid.tolist(), strict=True):
             last = max(cost, nextafter(last, inf))
             scores[unit] = last
-        found[site] = Scores(scores, unit="nats")
-    return Evidence(found, Passes(len(targets), len(targets)))
+        found[site] = scores
+    return found
 
 
 class _Moments:
@@ -97,7 +146,7 @@ class _Moments:
             for name in layers
         }
         self._generator = torch.Generator().manual_seed(seed_of([seed]))
-        self._rows = dict.fromkeys(layers, 0)
+        self._rows = dict.fromkeys(layers, 0.0)
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=model.device)
@@ -106,17 +155,18 @@ class _Moments:
         self._xx = {name: zeros(n, n) for name, n in sizes.items()}
         self._x = {name: zeros(n) for name, n in sizes.items()}
 
-    def see(self, name: str, x: Tensor, out: Tensor) -> None:
-        """A call of a layer."""
+    def see(self, name: str, x: Tensor, out: Tensor, weights: Tensor) -> None:
+        """A call of a layer, and the weights of its output's rows."""
         layer = self._modules[name]
         where = sample_positions(layer, out, self._positions, self._generator)
         read = input_rows(layer, x, out, where).double()
-        self._xx[name].addmm_(read.T, read)
-        self._x[name] += read.sum(0)
-        self._rows[name] += len(read)
+        of_rows = weights.repeat_interleave(where.shape[1])
+        self._xx[name].addmm_(read.T, read * of_rows[:, None])
+        self._x[name] += of_rows @ read
+        self._rows[name] += float(of_rows.sum())
 
     def regression(self, name: str, units: Tensor, slopes: Tensor, ridge: float) -> Regression:
-        layer, rows = self._modules[name], max(1, self._rows[name])
+        layer, rows = self._modules[name], self._rows[name] or 1.0
         second = self._xx[name] / rows
         if layer.bias is not None:
             mean = self._x[name] / rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,13 +18,14 @@ from ...inference.evaluate import eval_mode
 from ...inference.loop import Loader, seed_of
 from ...model.decision import Decision
 from ...model.errors import DirpruneError
+from ...model.options import check_numbers, keyword_options
 from ...model.switched import SwitchedNetwork
 from ..evidence.curvature import curvature
 from ..evidence.elimination import Elimination, Regression
-from ..evidence.readers import reading_layers
+from ..evidence.readers import of_site, reading_layers
 from ..evidence.reconstruction import POSITIONS, RIDGE, ridged
 from ..evidence.scores import Passes
-from ..evidence.switches import fixed_images, grid, take, usual_batch
+from ..evidence.switches import fixed_images, take, usual_batch
 from .masks import Masks, equal_in_cost, kept_of, masks_of
 
 SWEEPS, IMAGES = 3, 3072
@@ -55,13 +56,18 @@ def reselect(
     y what the layers that read the site compute in the *original*, :math:`\hat x` what they read in
     the network as it is pruned and reconstructed by then, f the curvature of the loss in the
     original. The layers then get the weights that fit best, and the next site's turn comes. It is a
-    descent by blocks, each solved greedily; later sweeps know which outputs stay. Of the sweeps
-    and the start, the one with the largest mean log likelihood stays, by a third of the images,
+    descent by blocks, each solved greedily; later sweeps know which outputs stay. At the end of a
+    sweep, layers that read what has changed since they were fitted (those of a residual stream) are
+    fitted again, in the order of the graph, as "least-squares" does. Of the sweeps and the start,
+    the one with the largest mean log likelihood stays, by a third of the images, drawn at random,
     which chose and fitted nothing.
 
     For networks that get the compensation "least-squares" afterwards, as those that judge here did;
     without it, :func:`~.search.refine` does better. Where features of flattened channels are units,
     they and these channels stay as they are.
+
+    A removal takes time in the square of a layer's inputs, and every visit of a site a pass of both
+    networks over the images: seconds for LeNet-5, many minutes for a site of resnet50 on a CPU.
 
     Args:
         model: the switched network.
@@ -71,7 +77,7 @@ def reselect(
         images: training images, of which two thirds choose and fit.
         positions: of each image's outputs in a layer, drawn at random.
         ridge: as of the criterion "reconstruction".
-        seed: of the positions.
+        seed: of the positions, and of the images that judge.
 
     Returns:
         A decision without probabilities, which were those of another choice;
@@ -79,9 +85,10 @@ def reselect(
         reconstructed network at the start and after each sweep.
 
     Raises:
-        DirpruneError: no sweeps, fewer than three images, a decision that is of another network or
-            removes nothing, a site that is read by anything but modules of one convolution or
-            linear layer, of at most 8,192 inputs.
+        DirpruneError: numbers out of range, fewer than three images, a decision that is of another
+            network or removes nothing, outputs that are not finite, any site of the model that is
+            read by anything but modules of one convolution or linear layer, of at most 8,192
+            inputs.
 
     References:
         Yihui He, Xiangyu Zhang, Jian Sun, "Channel Pruning for Accelerating Very Deep Neural
@@ -89,31 +96,34 @@ def reselect(
         Ruichi Yu et al., "NISP: Pruning Networks using Neuron Importance Score Propagation", 2018,
         arXiv 1711.05908 (outputs that go ask for nothing).
     """
-    for what, number in {"sweeps": sweeps, "images": images}.items():
-        if type(number) is not int or number < 1:
-            raise DirpruneError(f"{what}={number!r}: expected a whole number of at least 1")
+    given = {
+        "sweeps": sweeps, "images": images, "positions": positions, "ridge": ridge, "seed": seed
+    }  # fmt: skip
+    check_numbers("reselect", keyword_options(reselect), given)
     masks = masks_of(model, decision)
     inputs, targets = fixed_images(model, loader, images)
-    judging = len(targets) // 3
-    if not judging:
-        raise DirpruneError(f"{len(targets)} training images: expected at least 3")
-    fitting = torch.arange(judging, len(targets), device=model.device)
+    if len(targets) < 3:
+        raise DirpruneError(f"reselect: {len(targets)} training images, expected at least 3")
+    generator = torch.Generator().manual_seed(seed_of([seed]))
+    order = torch.randperm(len(targets), generator=generator).to(model.device)
+    judging, fitting = order[: len(order) // 3], order[len(order) // 3 :]
     work = _Reselection(model, take(inputs, fitting), targets[fitting], positions, ridge, seed)
     moving = [name for name in work.order if not bool(masks[name].all()) and _alone(model, name)]
-    judged = slice(judging)
     tried, values = [], []
+    # Where no site may move, there is the start alone.
+    rounds = sweeps + 1 if moving else 1
     with tqdm(
-        total=(sweeps + 1) * len(moving), desc="reselect", unit="site", disable=None, leave=False
+        total=rounds * len(moving), desc="reselect", unit="site", disable=None, leave=False
     ) as bar:
-        for sweep in range(sweeps + 1):
+        for sweep in range(rounds):
             for site in moving:
                 masks = work.visit(site, masks, choose=sweep > 0)
                 bar.update()
-            index = torch.arange(judging, device=model.device)
-            values.append(work.log_prob(take(inputs, index), targets[judged]))
+            work.settle(masks)
+            values.append(work.log_prob(take(inputs, judging), targets[judging]))
             tried.append(masks)
     best = max(range(len(values)), key=lambda i: (values[i], -i))
-    passes = work.passes + Passes(judging * len(values))
+    passes = work.passes + Passes(len(judging) * len(values))
     settings = {
         **decision.settings,
         "reselected": {
@@ -149,7 +159,8 @@ class _Reselection:
         self._curvature = curvature(model, self._readers, inputs, targets, "reselect")
         self._network = copy.deepcopy(model.network).eval()
         self._kinds = equal_in_cost(model.costs)
-        self._visits = 0
+        self._fits = 0
+        self._fitted: dict[str, int] = {}  # layer -> which of the fits was its last
         self.passes = Passes(len(targets), len(targets))
 
     @property
@@ -160,7 +171,7 @@ class _Reselection:
         first = dict.fromkeys(self._model.sites, len(at))
         for consumer in graph.consumers:
             for name in first:
-                if bool((self._own(name, consumer.units) >= 0).any()):
+                if bool((of_site(self._model, name, consumer.units) >= 0).any()):
                     first[name] = min(first[name], at[consumer.node])
         return sorted(first, key=lambda name: first[name])
 
@@ -171,25 +182,12 @@ class _Reselection:
         readers = {
             name: own
             for name, kinds in self._readers.items()
-            for own in (self._own(site, units) for units in kinds)
+            for own in (of_site(self._model, site, units) for units in kinds)
             if bool((own >= 0).any())
         }
-        self._visits += 1
-        pair = PairedLayers(
-            self._model.network, self._network, readers, positions=self._positions,
-            seed=seed_of([self._seed, self._visits]),
-        )  # fmt: skip
-        found = pair.run(take(self._inputs, rows) for rows in self._rows())
-        self.passes += Passes(2 * self._images)
         # Every unit of the site is there to be chosen; of the other sites, those that stay.
         whole = graph.keep_vector(kept_of({**masks, site: torch.ones_like(masks[site])}))
-        fits = {
-            name: _Fit(
-                self._model.network.get_submodule(name), self._network.get_submodule(name),
-                found[name], own, self._reads(name, whole), self._ridge,
-            )
-            for name, own in readers.items()
-        }  # fmt: skip
+        fits = self._fit(readers, whole)
         if choose:
             keep = graph.keep_vector(kept_of(masks))
             regressions = [
@@ -205,22 +203,52 @@ class _Reselection:
         return masks
 
     @torch.no_grad()
+    def settle(self, masks: Masks) -> None:
+        """Fit again, in the order of the graph, what reads something that has changed since."""
+        keep, last = self._model.graph.keep_vector(kept_of(masks)), 0
+        for name in self._readers:
+            reads = self._reads(name, keep)
+            if bool(reads.all()):
+                continue
+            # What was fitted together with an earlier layer has read what that one computed before.
+            if self._fitted.get(name, 0) <= last:
+                own = torch.full(reads.shape, -1)  # whoever owns them: the units are chosen
+                self._fit({name: own}, keep)[name].write(torch.ones(1, dtype=torch.bool))
+            last = max(last, self._fitted[name])
+
+    def _fit(self, readers: Mapping[str, Tensor], keep: Tensor) -> dict[str, _Fit]:
+        """The regressions of these layers, as the network is now, with the units that ``keep`` has.
+
+        Args:
+            readers: layer -> [F], the unit of the site that owns each input; -1 for the others.
+            keep: over all units.
+        """
+        self._fits += 1
+        self._fitted |= dict.fromkeys(readers, self._fits)
+        pair = PairedLayers(
+            "reselect", self._model, self._network, readers, positions=self._positions,
+            seed=seed_of([self._seed, self._fits]),
+        )  # fmt: skip
+        found = pair.run(take(self._inputs, rows) for rows in self._rows())
+        self.passes += Passes(2 * self._images)
+        return {
+            name: _Fit(
+                self._model.network.get_submodule(name), self._network.get_submodule(name),
+                found[name], own, self._reads(name, keep), self._ridge,
+            )
+            for name, own in readers.items()
+        }  # fmt: skip
+
+    @torch.no_grad()
     def log_prob(self, inputs: Any, targets: Tensor) -> float:
         """Mean log likelihood of images, under the network as it is now."""
         model, total = self._model, 0.0
         with eval_mode(self._network):
-            for rows in grid(1, len(targets), usual_batch(inputs)):
-                index = rows.to(model.device)
+            for index in torch.arange(len(targets), device=model.device).split(usual_batch(inputs)):
                 args, kwargs = model.arguments(take(inputs, index))
                 outputs = model.picked(self._network(*args, **kwargs))
                 total += float(model.likelihood(outputs).log_prob(targets[index]).sum())
         return total / len(targets)
-
-    def _own(self, site: str, units: Tensor) -> Tensor:
-        """Which unit of the site each of these numbers is; -1 for those of none."""
-        start = self._model.graph.offsets[site]
-        inside = (units >= start) & (units < start + self._model.sites[site].size)
-        return torch.where(inside, units - start, -1)
 
     def _reads(self, name: str, keep: Tensor) -> Tensor:
         """[F]: which of a layer's inputs are there."""
@@ -234,8 +262,8 @@ class _Reselection:
         return torch.ones_like(here) if units is None else keep[units].to(here)
 
     def _rows(self) -> Iterator[Tensor]:
-        for rows in grid(1, self._images, usual_batch(self._inputs)):
-            yield rows.to(self._model.device)
+        images = torch.arange(self._images, device=self._model.device)
+        yield from images.split(usual_batch(self._inputs))
 
 
 class _Fit:

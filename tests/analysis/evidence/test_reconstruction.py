@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from dirprune.analysis.decision.decide import decide
 from dirprune.analysis.evidence import evidence
 from dirprune.analysis.evidence.elimination import Elimination, Regression
+from dirprune.analysis.evidence.reconstruction import bootstrap_weights
 from dirprune.inference.compensation import compensate
 from dirprune.model.errors import DirpruneError
 from dirprune.model.surgery import prune
@@ -214,3 +215,109 @@ def test_what_it_cannot_reconstruct_is_named() -> None:
     model = SwitchedNetwork(Functional(), x[:2], num_data=4)
     with pytest.raises(DirpruneError, match="weight: it is not one convolution or linear module"):
         evidence("reconstruction", model, None, [(x, y)])
+
+
+@pytest.fixture(scope="module")
+def signs() -> tuple[SwitchedNetwork, DataLoader[Any], Tensor]:
+    """A unit that is -1 or 1, one that is 0; what each of 30 images adds to the first's score."""
+    inputs = torch.where(normal(30, 1, seed=1) > 0, 9.0, -9.0).double()
+    targets = (normal(30, seed=2).abs() * 2).long().clamp(max=2)
+    net: Any = nn.Sequential(nn.Linear(1, 2), nn.Hardtanh(), nn.Linear(2, 3, bias=False)).double()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [0.0]]))
+        net[0].bias.zero_()
+        net[2].weight.copy_(torch.tensor([[0.5, 1.0], [-1.0, 1.0], [2.0, 1.0]]))
+    # Its second moment is one whatever the weights of the images: the score is linear in them.
+    probs = net(inputs).softmax(1).detach()
+    slopes = F.one_hot(targets, 3) - probs
+    parts = (slopes.square() * net[2].weight.detach()[:, 0].square()).sum(1) / 2
+    model = SwitchedNetwork(net, inputs[:2], num_data=30)
+    return model, DataLoader(TensorDataset(inputs, targets), batch_size=7), parts
+
+
+def test_draws_weigh_the_images(signs: tuple[SwitchedNetwork, DataLoader[Any], Tensor]) -> None:
+    model, loader, parts = signs
+    found = evidence("reconstruction:draws=4:seed=3:ridge=1e-12", model, None, loader)
+    weights = bootstrap_weights(30, 4, 3)
+    assert found["0"].draws is not None
+    torch.testing.assert_close(found["0"].draws[:, 0], weights @ parts / 30, rtol=1e-9, atol=0)
+    assert float(found["0"].scores[0]) == pytest.approx(float(parts.mean()), rel=1e-9)
+    assert (found.passes.forward, found.passes.backward) == (150, 150)
+
+
+def test_draws_have_the_moments_of_the_bayesian_bootstrap(
+    signs: tuple[SwitchedNetwork, DataLoader[Any], Tensor],
+) -> None:
+    """Of a mean of a_i: mean of a_i, and variance (mean square deviation of a_i) / (n + 1)."""
+    model, loader, parts = signs
+    found = evidence("reconstruction:draws=400:ridge=1e-12", model, None, loader)["0"].draws
+    assert found is not None
+    found = found[:, 0]
+    spread = float(parts.var(correction=0) / 31) ** 0.5
+    # four standard errors of a mean and of a standard deviation of 400 draws
+    assert float(found.mean()) == pytest.approx(float(parts.mean()), abs=4 * spread / 20)
+    assert float(found.std()) == pytest.approx(spread, rel=4 / 800**0.5)
+
+
+def test_a_decision_by_draws_has_inclusion_probabilities(
+    twins: tuple[SwitchedNetwork, Any],
+) -> None:
+    """Of twins one stays for sure and nothing says which; the others are told by the images."""
+    model, loader = twins
+    found = evidence("reconstruction:draws=40", model, None, loader)
+    decision = decide(model, found, keep=0.5)
+    probability = decision.probability["0"]
+    assert float(probability.sum()) == pytest.approx(3.0)  # every draw keeps three of six
+    assert float(probability[[1, 4]].sum()) == pytest.approx(1.0)
+    assert 0 < float(probability.sort().values[3]) < 1
+
+
+@pytest.mark.parametrize("draws", ["-1", "2.5"])
+def test_bad_draws_are_refused(twins: tuple[SwitchedNetwork, Any], draws: str) -> None:
+    model, loader = twins
+    with pytest.raises(DirpruneError, match="draws"):
+        evidence(f"reconstruction:draws={draws}", model, None, loader)
+
+
+def test_draws_need_outputs_that_lie_example_by_example() -> None:
+    """Time comes first here, and weights of examples would go to other rows."""
+
+    class TimeFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(torch.relu(self.a(x.transpose(0, 1)))).mean(0)
+            return out
+
+    inputs, targets = torch.randn(8, 3, 3), torch.randint(2, (8,))
+    model = SwitchedNetwork(TimeFirst(), inputs[:2], num_data=8)
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=4)
+    assert bool(evidence("reconstruction", model, None, loader)["a"].scores.isfinite().all())
+    with pytest.raises(DirpruneError, match="those of b have 3 rows for 8 examples"):
+        evidence("reconstruction:draws=2", model, None, loader)
+
+
+def test_an_output_that_is_not_picked_has_no_slope() -> None:
+    """An auxiliary head reads units too, and no loss depends on it."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.out, self.side = nn.Linear(3, 5), nn.Linear(5, 2), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            hidden = torch.relu(self.a(x))
+            return {"out": self.out(hidden), "side": self.side(hidden)}
+
+    torch.manual_seed(0)
+    heads, inputs, targets = Heads(), torch.randn(20, 3), torch.randint(2, (20,))
+    model = SwitchedNetwork(heads, inputs[:2], num_data=20, output=lambda out: out["out"])
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=10)
+    plain = nn.Sequential(heads.a, nn.ReLU(), heads.out)
+    alone = SwitchedNetwork(plain, inputs[:2], num_data=20)
+    torch.testing.assert_close(
+        evidence("reconstruction", model, None, loader)["a"].scores,
+        evidence("reconstruction", alone, None, loader)["0"].scores,
+    )
