@@ -61,8 +61,9 @@ def keep_within(
     Of those that fit, the best is next: the one with the highest score, divided if ``per_cost`` by
     what it costs now in the budget that decided alone, or by the largest share
     :math:`\max_b p_b(u) / (t_b - c_b)` that its price takes of what is left, where several did. Of
-    equals the one with the last index comes first, since it would have gone last. A unit with a
-    negative score per cost does harm, and stays away. In the end no other unit fits. Decisions
+    equals the one with the last index comes first, since it would have gone last. Of scores
+    per cost, a unit whose score is zero or less is worth no cost, and stays away. In the end no
+    other unit fits. Decisions
     under a smaller and a larger budget need not be nested.
 
     Where units are parts of others (features of flattened channels), a channel takes its features

@@ -120,7 +120,7 @@ def refill(
     # What is read through its parts comes back with one of them.
     gone = ~kept & ~nesting.through
     if per_cost:
-        gone &= scores >= 0
+        gone &= scores > 0
     while True:
         prices = coming.prices(kept)
         fits = gone & np.all([p <= n for p, n in zip(prices, room.left, strict=True)], axis=0)
@@ -154,7 +154,7 @@ def refill_blocks(
     kept = kept.copy()
     gone: dict[int, Numbers] = {}  # site -> removed units, best first
     for site, units in enumerate(site_units(table)):
-        removed = units[~kept[units] & (scores[units] >= 0 if per_cost else True)][::-1]
+        removed = units[~kept[units] & (scores[units] > 0 if per_cost else True)][::-1]
         gone[site] = removed[np.argsort(-scores[removed], kind="stable")]
 
     def merit(site: int) -> float:

@@ -80,7 +80,7 @@ def come_back(
             more[list(coming)] = True
             score = scores[whole] if fixed[u] else scores[u]
             price = {w: total(table, w, more) - total(table, w, kept) for w in targets}
-            if any(price[w] > room[w] for w in targets) or (per_cost and score < 0):
+            if any(price[w] > room[w] for w in targets) or (per_cost and score <= 0):
                 continue
             if not per_cost:
                 merit: tuple[float, ...] = (len(coming) == 1, score, u)

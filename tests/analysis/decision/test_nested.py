@@ -140,8 +140,10 @@ def test_within_the_budget_and_valid(
     assert valid(table, kept, fixed)
     if not fixed.any():  # no unit that is gone fits any more, with what it needs
         for u in (~kept).nonzero()[0]:
-            more = kept.copy()
-            more[table.nesting.coming(kept, [u])] = True
+            coming, more = table.nesting.coming(kept, [u]), kept.copy()
+            if per_cost and (scores[coming] <= 0).any():
+                continue  # worth no cost
+            more[coming] = True
             assert total(table, what, more) > target
 
 
@@ -160,8 +162,10 @@ def test_two_budgets_are_full(
     assert valid(table, kept, none)
     assert all(total(table, what, kept) <= most for what, most in targets.items())
     for u in (~kept).nonzero()[0]:
-        more = kept.copy()
-        more[table.nesting.coming(kept, [u])] = True
+        coming, more = table.nesting.coming(kept, [u]), kept.copy()
+        if per_cost and (scores[coming] <= 0).any():
+            continue  # worth no cost
+        more[coming] = True
         assert any(total(table, what, more) > most for what, most in targets.items())
 
 

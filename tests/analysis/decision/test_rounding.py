@@ -134,7 +134,7 @@ def test_the_decision_is_one_of_all_that_there_are_and_not_needlessly_small(
         return
     assert cost(table, what, kept) <= target
     assert allowed(table, kept, fixed, round_to)
-    harmless = scores >= 0 if options["per_cost"] else scores < np.inf
+    harmless = scores > 0 if options["per_cost"] else scores < np.inf
     for units in units_of(table):
         gone = [u for u in units if not kept[u] and harmless[u]]
         for block in itertools.combinations(gone, round_to):

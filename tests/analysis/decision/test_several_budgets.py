@@ -84,7 +84,7 @@ def test_all_hold_and_are_full(
     if round_to > 1:
         return
     # Every unit that is gone would exceed one of the budgets, but for those that do harm.
-    for u in np.flatnonzero(~kept & (scores >= 0 if per_cost else True)):
+    for u in np.flatnonzero(~kept & (scores > 0 if per_cost else True)):
         assert any(
             total(table, what, kept | (np.arange(n) == u)) > target_of(table, what, share)
             for what, share in budgets.items()
