@@ -160,6 +160,19 @@ class TrialRecord:
     def has(self, protocol: str, budget: str, compensation: str) -> bool:
         return any(arm.key == (protocol, budget, compensation) for arm in self.arms)
 
+    def _check(self) -> None:
+        """Raise a ValueError for figures that no measurement has."""
+        percents = [arm.accuracy for arm in self.arms]
+        percents += [arm.untrained for arm in self.arms if arm.untrained is not None]
+        percents.append({k: v for k, v in self.original.items() if k in ("test", "validation")})
+        for value in (value for parts in percents for value in parts.values()):
+            if not (isinstance(value, int | float) and 0 <= value <= 100):
+                raise ValueError(f"{value!r} percent")
+        counts = [count for one in self.chosen.values() for count in (one.macs, one.params)]
+        for count in counts:
+            if type(count) is not int or count < 0:
+                raise ValueError(f"{count!r} multiply-adds or parameters")
+
     def save(self, path: Path) -> None:
         atomic_write(path, json.dumps(asdict(self)))
 
@@ -174,7 +187,7 @@ class TrialRecord:
             content = json.loads(path.read_text())
             trial = content.pop("trial")
             learned = trial.pop("posterior")
-            return TrialRecord(
+            record = TrialRecord(
                 **{
                     **content,
                     "trial": Trial(
@@ -184,6 +197,8 @@ class TrialRecord:
                     "arms": [Arm(**arm) for arm in content["arms"]],
                 }
             )
+            record._check()
+            return record
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

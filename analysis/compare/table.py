@@ -197,6 +197,8 @@ def unequal_macs(shares: Mapping[str, Sequence[float | None]]) -> list[str]:
     told: list[str] = []
     for budget, found in shares.items():
         known = [share for share in found if share is not None]
+        if "macs" in budget:  # a bound, and what is left of it no unit fits
+            continue
         if known and max(known) > (1 + EQUAL) * min(known):
             of = "" if told else " of the original's"
             told.append(f"{100 * min(known):.3g} to {100 * max(known):.3g} %{of} at {budget}")

@@ -182,17 +182,25 @@ def _make_trial(task: TrialTask) -> None:
 def _load_record(path: Path, trial: Trial) -> TrialRecord:
     """What there is of a trial; a damaged file counts for nothing."""
     try:
-        return TrialRecord.load(path) or TrialRecord(trial)
+        return _read(path) or TrialRecord(trial)
     except DirpruneError:
         return TrialRecord(trial)
 
 
 def _is_damaged(path: Path) -> bool:
     try:
-        TrialRecord.load(path)
+        _read(path)
     except DirpruneError:
         return True
     return False
+
+
+def _read(path: Path) -> TrialRecord | None:
+    """The record of a trial's own folder; in another's it would count for both."""
+    record = TrialRecord.load(path)
+    if record is not None and record.trial.name != path.parent.name:
+        raise DirpruneError(f"{path} is of the trial {record.trial.name}; --resume makes it again")
+    return record
 
 
 def _original(made: Made) -> dict[str, float]:
@@ -233,7 +241,7 @@ def _finished(folder: Path) -> list[TrialRecord]:
     found, damaged = [], []
     for path in sorted((folder / TRIALS).glob(f"*/{RECORD}")):
         try:
-            record = TrialRecord.load(path)
+            record = _read(path)
         except DirpruneError:
             damaged.append(path.parent.name)
             continue

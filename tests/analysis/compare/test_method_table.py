@@ -193,6 +193,23 @@ def test_a_damaged_file_says_so(content: str, tmp_path: Path) -> None:
         TrialRecord.load(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"test": 90.0', '"test": null'), ('"test": 90.0', '"test": NaN'),
+        ('"test": 90.0', '"test": 1234.5'), ('"macs": 40', '"macs": "many"'),
+    ],
+)  # fmt: skip
+def test_figures_that_nobody_measured_are_damage(old: str, new: str, tmp_path: Path) -> None:
+    path = tmp_path / "trial.json"
+    record("l1-norm", 0, (90.0, 80.0)).save(path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(DirpruneError, match="damaged"):
+        TrialRecord.load(path)
+
+
 def test_trials_have_names_of_their_own_that_any_file_system_takes() -> None:
     trials = [
         Trial(method, posterior, seed, few)
