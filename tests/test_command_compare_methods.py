@@ -170,8 +170,12 @@ def test_damaged_trials_are_made_again(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished, out)
+    # One holds what is another's, the other is cut short.
+    shutil.copy(
+        out / "trials" / "l1-norm_seed-0" / "trial.json",
+        out / "trials" / f"mean_{POSTERIOR}_seed-1" / "trial.json",
+    )
     (out / "trials" / "l1-norm_seed-0" / "trial.json").write_text("{")
-    (out / "trials" / f"mean_{POSTERIOR}_seed-1" / "trial.json").write_text("")
     words = [*WORDS, "--evidence", "l1-norm,mean", "--seeds", "0"]
     assert main([*words, "--out", str(out), "--resume"]) == 0
     made, _, left_out = capsys.readouterr().err.splitlines()

@@ -76,7 +76,11 @@ def test_a_run_chooses_its_units_anew(tmp_path: Path, with_few_draws: Few) -> No
     assert metrics["predicted_accuracy"]["other_masks"] is None
     page = (out / "report.html").read_text()
     assert "Chosen anew for reconstructed outputs" in page
-    assert f"it is {told['log_prob'][told['chosen']]:.3f}." in page
+    assert f" nats to {told['log_prob'][told['chosen']]:.4f}." in page
+    changed = {
+        n: len(set(decision.kept[n].tolist()) - set(plain.kept[n].tolist())) for n in plain.kept
+    }
+    assert told["swapped"] == changed
 
 
 def _norms(out: Path) -> Evidence:

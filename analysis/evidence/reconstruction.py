@@ -53,7 +53,8 @@ def reconstruction(
     is what the log density falls by where the unit's weights are zero, for each example.) It is the
     criterion that goes with the compensation "least-squares", whose result in each layer it
     foresees. Each site is taken alone, the others whole; a rise below that of the unit before is
-    raised to it, so that the scores keep the order of removal. One forward and backward pass of
+    raised to it, so that the scores keep the order of removal; a unit that is zero on all images
+    scores zero. One forward and backward pass of
     every image, and the inverse of a matrix of each layer's inputs.
 
     Args:
@@ -128,7 +129,7 @@ def _scores(
         order, paid = Elimination(size, readers).order()
         scores, last = torch.empty(size, dtype=torch.float64), 0.0
         for unit, cost in zip(order.tolist(), paid.tolist(), strict=True):
-            last = max(cost, nextafter(last, inf))
+            last = max(cost, nextafter(last, inf)) if cost or last else 0.0
             scores[unit] = last
         found[site] = scores
     return found
@@ -171,9 +172,9 @@ class _Moments:
         if layer.bias is not None:
             mean = self._x[name] / rows
             second = second - mean[:, None] * mean
-        return Regression(
-            units, ridged(second, ridge).cpu(), as_rows(layer).double().cpu(), slopes.cpu()
-        )
+        # What is always zero is worth nothing, and the penalty is not to say otherwise.
+        weight = as_rows(layer).double() * (second.diagonal() > 0)[:, None]
+        return Regression(units, ridged(second, ridge).cpu(), weight.cpu(), slopes.cpu())
 
 
 def ridged(second: Tensor, ridge: float) -> Tensor:

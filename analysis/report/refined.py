@@ -32,10 +32,12 @@ def reselected(m: Mapping[str, Any]) -> dict[str, str] | None:
     if found is None:
         return None
     passes, values = found["passes"], found["log_prob"]
+    swapped = [f"{number:,} in {site}" for site, number in found["swapped"].items() if number]
     return {
         "sweeps": f"{found['sweeps']:,}",
         "chosen": f"{found['chosen']:,}" if found["chosen"] else "",
-        "before": f"{values[0]:.3f}",
-        "after": f"{values[found['chosen']]:.3f}",
+        "swapped": ", ".join(swapped),
+        "before": f"{values[0]:.4f}",
+        "after": f"{values[found['chosen']]:.4f}",
         "passes": f"{passes['forward'] + 2 * passes['backward']:,}",
     }

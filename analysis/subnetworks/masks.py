@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,16 @@ def masks_of(model: SwitchedNetwork, decision: Decision) -> Masks:
 def keeps_all(model: SwitchedNetwork, decision: Decision) -> bool:
     """Is there nothing that the decision removes?"""
     return bool(model.graph.keep_vector(decision.kept).all())
+
+
+def without_promises(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A decision's settings without what was measured of its units, which are others now."""
+    return {k: v for k, v in settings.items() if k not in ("max_drop", "predicted_accuracy")}
+
+
+def is_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Do two masks keep the same units?"""
+    return all(torch.equal(mask, other[name]) for name, mask in one.items())
 
 
 def joined(table: CostTable, values: Mapping[str, Tensor]) -> Tensor:

@@ -26,7 +26,7 @@ from ..evidence.readers import of_site, reading_layers
 from ..evidence.reconstruction import POSITIONS, RIDGE, ridged
 from ..evidence.scores import Passes
 from ..evidence.switches import fixed_images, take, usual_batch
-from .masks import Masks, equal_in_cost, kept_of, masks_of
+from .masks import Masks, equal_in_cost, is_same, kept_of, masks_of, without_promises
 
 SWEEPS, IMAGES = 3, 3072
 
@@ -81,8 +81,9 @@ def reselect(
 
     Returns:
         A decision without probabilities, which were those of another choice;
-        ``settings["reselected"]`` has the sweeps, the passes, and the mean log likelihood of the
-        reconstructed network at the start and after each sweep.
+        ``settings["reselected"]`` has the sweeps, the passes, which sweep was chosen (0: none), how
+        many units were swapped in each site, and the mean log likelihood of the reconstructed
+        network at the start and after each sweep, in nats.
 
     Raises:
         DirpruneError: numbers out of range, fewer than three images, a decision that is of another
@@ -100,7 +101,7 @@ def reselect(
         "sweeps": sweeps, "images": images, "positions": positions, "ridge": ridge, "seed": seed
     }  # fmt: skip
     check_numbers("reselect", keyword_options(reselect), given)
-    masks = masks_of(model, decision)
+    masks = start = masks_of(model, decision)
     inputs, targets = fixed_images(model, loader, images)
     if len(targets) < 3:
         raise DirpruneError(f"reselect: {len(targets)} training images, expected at least 3")
@@ -109,7 +110,8 @@ def reselect(
     judging, fitting = order[: len(order) // 3], order[len(order) // 3 :]
     work = _Reselection(model, take(inputs, fitting), targets[fitting], positions, ridge, seed)
     moving = [name for name in work.order if not bool(masks[name].all()) and _alone(model, name)]
-    tried, values = [], []
+    tried: list[Masks] = []
+    values: list[float] = []
     # Where no site may move, there is the start alone.
     rounds = sweeps + 1 if moving else 1
     with tqdm(
@@ -120,14 +122,18 @@ def reselect(
                 masks = work.visit(site, masks, choose=sweep > 0)
                 bar.update()
             work.settle(masks)
-            values.append(work.log_prob(take(inputs, judging), targets[judging]))
+            value = work.log_prob(take(inputs, judging), targets[judging])
+            # The same units, fitted at other positions, are no other choice.
+            same = (v for m, v in zip(tried, values, strict=True) if is_same(m, masks))
+            values.append(next(same, value))
             tried.append(masks)
     best = max(range(len(values)), key=lambda i: (values[i], -i))
     passes = work.passes + Passes(len(judging) * len(values))
     settings = {
-        **decision.settings,
+        **without_promises(decision.settings),
         "reselected": {
             "sweeps": sweeps, "images": len(targets), "seed": seed, "chosen": best,
+            "swapped": {n: int((tried[best][n] & ~m).sum()) for n, m in start.items()},
             "passes": asdict(passes), "log_prob": values,
         },
     }  # fmt: skip

@@ -17,7 +17,7 @@ from ...model.errors import DirpruneError
 from ...model.switched import SwitchedNetwork
 from ..evidence.scores import Passes
 from ..evidence.switches import take
-from .masks import Allowed, kept_of, masks_of, within_channels
+from .masks import Allowed, kept_of, masks_of, within_channels, without_promises
 from .slopes import mean_log_prob, slopes
 from .transfer import Transfers, free_budgets
 
@@ -112,7 +112,7 @@ def refine(
         }
     passes += Passes(2 * len(targets))
     settings = {
-        **decision.settings,
+        **without_promises(decision.settings),
         "refined": {
             "steps": steps, "images": images, "seed": seed, "flips": flips,
             "passes": asdict(passes), "log_prob": told,
