@@ -189,26 +189,21 @@ def test_a_run_that_is_older_than_an_option_goes_on(finished: Path, tmp_path: Pa
     assert main(["run", "--out", str(out), "--resume", *QUICK]) == 0
 
 
-@pytest.mark.parametrize("content", ["{bad", "[1]", "3"])
-def test_damaged_settings_are_told(
-    finished: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("settings.json", content) for content in ("{bad", "[1]", "3")),
+        *(("metrics.json", content) for content in ("{bad", "{}", "[]")),
+    ],
+)
+def test_damaged_files_are_told(
+    finished: Path, tmp_path: Path, name: str, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished, out)
-    (out / "settings.json").write_text(content)
+    (out / name).write_text(content)
     assert main(["run", "--out", str(out), "--resume", *QUICK]) == 2
-    assert "settings.json is damaged" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("content", ["{bad", "{}", "[]"])
-def test_damaged_figures_are_told(
-    finished: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(finished, out)
-    (out / "metrics.json").write_text(content)
-    assert main(["run", "--out", str(out), "--resume", *QUICK]) == 2
-    assert "metrics.json is damaged" in capsys.readouterr().err
+    assert f"{name} is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
